@@ -1,0 +1,1 @@
+"""Staged differentiable architecture search for time series forecasting."""

@@ -1,0 +1,40 @@
+"""Device choice and thread count."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from .errors import InvalidArgument
+
+
+def resolve_device(device: str | torch.device = "auto") -> torch.device:
+    """Return a ``torch.device``; ``"auto"`` means CUDA when it is available, else the CPU.
+
+    Raises:
+        InvalidArgument: the string is no device, or names one that this machine does not have.
+    """
+    if isinstance(device, str) and device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise InvalidArgument(f"device={device!r} is no torch device; use 'auto', 'cpu', 'cuda' or 'cuda:N'.") from error
+    if resolved.type == "cuda" and not torch.cuda.is_available():
+        raise InvalidArgument(f"device={str(resolved)!r} asked for, but CUDA is not available here; use 'auto' or 'cpu'.")
+    return resolved
+
+
+@contextmanager
+def torch_threads(count: int | None) -> Iterator[None]:
+    """Run a block with ``count`` intra-op threads (``None`` leaves them) and restore the number afterwards."""
+    before = torch.get_num_threads()
+    if count is not None and count != before:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != before:
+            torch.set_num_threads(before)
