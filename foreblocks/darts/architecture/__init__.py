@@ -1,1 +1,1 @@
-"""TODO"""
+"""Networks: the searched one, the discrete one, and the data that describe them."""
