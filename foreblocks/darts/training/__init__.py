@@ -1,1 +1,1 @@
-"""TODO"""
+"""Training: the bilevel search of one candidate, and the final training of a discrete network."""

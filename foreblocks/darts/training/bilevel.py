@@ -1,0 +1,224 @@
+"""The state of one candidate's bilevel search, and its two kinds of step.
+
+Everything that a rung must hand to the next one lives in ``SearchState``; schedules and random draws are functions of
+``(seed, epoch, step)``, so a state loaded at an epoch border goes on exactly as if nothing had happened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._core.errors import InvalidArgument
+from ..architecture.network import TimeSeriesDARTS
+from ..architecture.sequence import moe_balance_loss
+from ..config import DARTSTrainConfig
+from .loop import LoopLimits, LossFunction, autocast, cpu_state
+from .regularize import ArchitecturePenalty
+from .schedules import cosine, one_cycle, set_rate
+
+WEIGHT_CLIP = 5.0
+ALPHA_CLIP = 5.0
+WARMUP_SHARE = 0.2
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """Length of a whole search, over all its rungs.
+
+    Attributes:
+        epochs: epochs of the full search.
+        steps_per_epoch: weight steps in an epoch.
+    """
+
+    epochs: int
+    steps_per_epoch: int
+
+    @property
+    def total_steps(self) -> int:
+        """Weight steps of the full search."""
+        return max(1, self.epochs * self.steps_per_epoch)
+
+    def warmup_steps(self, warmup_epochs: int) -> int:
+        """Steps without alpha updates: ``warmup_epochs``, but at most a fifth of the search."""
+        return min(warmup_epochs * self.steps_per_epoch, int(WARMUP_SHARE * self.total_steps))
+
+
+@dataclass
+class SearchState:
+    """A candidate in the middle of its search.
+
+    Attributes:
+        model: the searched network.
+        weight_optimizer: AdamW on everything but the alphas.
+        arch_optimizer: Adam on the alphas; None when nothing is searched.
+        epoch: finished epochs.
+        step: finished weight steps.
+        alpha_steps: finished alpha steps.
+        best_val_loss: lowest validation loss so far.
+        best_state: state dict of that moment (CPU).
+        bad_epochs: epochs since then.
+        history: lists per epoch: train_losses, val_losses; and the alpha snapshots.
+    """
+
+    model: TimeSeriesDARTS
+    weight_optimizer: torch.optim.Optimizer
+    arch_optimizer: torch.optim.Optimizer | None
+    epoch: int = 0
+    step: int = 0
+    alpha_steps: int = 0
+    best_val_loss: float = float("inf")
+    best_state: dict[str, Tensor] | None = None
+    bad_epochs: int = 0
+    history: dict[str, list[Any]] = field(
+        default_factory=lambda: {"train_losses": [], "val_losses": [], "temperatures": [], "alpha_values": []}
+    )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain Python and CPU tensors: everything needed to go on in another process."""
+        return {
+            "model": cpu_state(self.model),
+            "weight_optimizer": self.weight_optimizer.state_dict(),
+            "arch_optimizer": None if self.arch_optimizer is None else self.arch_optimizer.state_dict(),
+            "best_state": self.best_state,
+            "history": {key: list(values) for key, values in self.history.items()},
+            "temperature": self.model.temperature,
+            **{key: getattr(self, key) for key in _COUNTERS},
+        }
+
+    def load_dict(self, data: dict[str, Any]) -> None:
+        """Inverse of ``to_dict`` on a state of the same candidate."""
+        self.model.load_state_dict(data["model"])
+        self.model.set_temperature(data["temperature"])
+        self.weight_optimizer.load_state_dict(data["weight_optimizer"])
+        if self.arch_optimizer is not None:
+            self.arch_optimizer.load_state_dict(data["arch_optimizer"])
+        self.best_state = data["best_state"]
+        self.history = {key: list(values) for key, values in data["history"].items()}
+        for key in _COUNTERS:
+            setattr(self, key, data[key])
+
+
+_COUNTERS = ("epoch", "step", "alpha_steps", "best_val_loss", "bad_epochs")
+
+
+def new_state(model: TimeSeriesDARTS, config: DARTSTrainConfig) -> SearchState:
+    """Return the state at the start of a search."""
+    if not isinstance(model, TimeSeriesDARTS):
+        raise InvalidArgument(f"model is a {type(model).__name__}; a search needs a TimeSeriesDARTS.")
+    weights = torch.optim.AdamW(
+        list(model.weight_parameters()), lr=config.model_learning_rate, weight_decay=config.model_weight_decay
+    )
+    alphas = list(model.arch_parameters())
+    arch = (
+        torch.optim.Adam(
+            alphas, lr=config.arch_learning_rate, betas=(0.5, 0.999), weight_decay=config.arch_weight_decay
+        )
+        if alphas
+        else None
+    )
+    return SearchState(model, weights, arch)
+
+
+class BilevelStepper:
+    """Makes weight steps and alpha steps on a state (first order: Liu et al., DARTS, ICLR 2019, section 2.3).
+
+    Args:
+        state: the candidate.
+        config: search settings.
+        plan: length of the full search.
+        limits: device and AMP.
+        loss_fn: training loss.
+    """
+
+    def __init__(
+        self,
+        state: SearchState,
+        config: DARTSTrainConfig,
+        plan: SearchPlan,
+        limits: LoopLimits,
+        loss_fn: LossFunction,
+    ) -> None:
+        self.state = state
+        self.config = config
+        self.plan = plan
+        self.limits = limits
+        self.loss_fn = loss_fn
+        self.penalty = ArchitecturePenalty(config)
+        self._weights = list(state.model.weight_parameters())
+        self._alphas = list(state.model.arch_parameters())
+        self._warmup = plan.warmup_steps(config.warmup_epochs)
+
+    @property
+    def alpha_due(self) -> bool:
+        """Whether an alpha step follows the weight step just made: every ``architecture_update_freq`` steps."""
+        done = self.state.step - self._warmup
+        return bool(self._alphas) and done > 0 and (done - 1) % self.config.architecture_update_freq == 0
+
+    @property
+    def progress(self) -> float:
+        """Share of the search that is done, from the end of warm-up, in [0, 1]."""
+        return max(0.0, (self.state.step - self._warmup) / max(1, self.plan.total_steps - self._warmup))
+
+    def weight_step(self, x: Tensor, y: Tensor, *, apply: bool = True) -> Tensor:
+        """Accumulate the gradient of a weight batch, and with ``apply`` make the step; return the detached loss."""
+        state = self.state
+        _require_grad(self._alphas, False)
+        loss = self._loss(x, y)
+        (loss / self.config.gradient_accumulation_steps).backward()
+        _require_grad(self._alphas, True)
+        if apply:
+            nn.utils.clip_grad_norm_(self._weights, WEIGHT_CLIP)
+            set_rate(
+                state.weight_optimizer,
+                one_cycle(state.step, self.plan.total_steps, self.config.model_learning_rate),
+            )
+            state.weight_optimizer.step()
+            state.weight_optimizer.zero_grad(set_to_none=True)
+            state.step += 1
+        return loss.detach()
+
+    def alpha_step(self, x: Tensor, y: Tensor) -> Tensor:
+        """Make one step of the alphas on an alpha batch; return the detached loss without penalties."""
+        state = self.state
+        _require_grad(self._weights, False)
+        loss = self._loss(x, y)
+        (loss + self.penalty(state.model, self.progress)).backward()
+        _require_grad(self._weights, True)
+        self._smooth_gradients()
+        nn.utils.clip_grad_norm_(self._alphas, ALPHA_CLIP)
+        set_rate(state.arch_optimizer, cosine(state.step, self.plan.total_steps, self.config.arch_learning_rate))
+        state.arch_optimizer.step()
+        state.arch_optimizer.zero_grad(set_to_none=True)
+        state.alpha_steps += 1
+        return loss.detach()
+
+    def _loss(self, x: Tensor, y: Tensor) -> Tensor:
+        model = self.state.model
+        with autocast(self.limits):
+            loss = self.loss_fn(model(x), y)
+        if self.config.moe_balance_weight and model.macro.ffn == "moe":
+            loss = loss + self.config.moe_balance_weight * moe_balance_loss(model)
+        return loss
+
+    def _smooth_gradients(self) -> None:
+        beta = self.config.arch_grad_ema_beta
+        if not beta:
+            return
+        for alpha in self._alphas:
+            if alpha.grad is None:
+                continue
+            slot = self.state.arch_optimizer.state[alpha]
+            mean = slot.get("grad_ema")
+            slot["grad_ema"] = alpha.grad.clone() if mean is None else mean.mul(beta).add(alpha.grad, alpha=1.0 - beta)
+            alpha.grad.copy_(slot["grad_ema"])
+
+
+def _require_grad(parameters: Iterable[nn.Parameter], flag: bool) -> None:
+    """Switch the gradients of one level off while the other is trained: its backward work is saved."""
+    for parameter in parameters:
+        parameter.requires_grad_(flag)

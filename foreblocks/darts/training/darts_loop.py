@@ -1,0 +1,205 @@
+"""Bilevel search of one candidate, from any epoch to any other."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._core.errors import DataError, check_int
+from .._core.logging import get_logger
+from .._core.seeding import generator, seeded
+from .._core.types import WindowSource
+from ..architecture.derive import derived_path
+from ..architecture.network import TimeSeriesDARTS
+from ..config import DARTSTrainConfig
+from ..data.sources import finite_batch, iter_batches
+from ..evaluation.losses import get_loss_function
+from .bilevel import BilevelStepper, SearchPlan, SearchState, new_state
+from .events import Callback, Event, emit
+from .loop import LoopLimits, check_finite_loss, cpu_state, mean_loss, validation_batches
+from .split import bilevel_split
+
+logger = get_logger(__name__)
+SNAPSHOT_EVERY = 5
+VALIDATION_BLOCKS = 3
+
+
+@dataclass(frozen=True)
+class SearchData:
+    """The windows of a search: weights learn on ``train[weight_rows]``, alphas on ``arch[arch_rows]``."""
+
+    train: WindowSource
+    weight_rows: Tensor
+    arch: WindowSource
+    arch_rows: Tensor
+    val: WindowSource
+
+    @classmethod
+    def split(
+        cls, train: WindowSource, val: WindowSource, config: DARTSTrainConfig, *, batch_size: int
+    ) -> SearchData:
+        """Split as the config says; ``use_bilevel_optimization=False`` trains the alphas on the validation windows."""
+        if not config.use_bilevel_optimization:
+            return cls(train, torch.arange(len(train)), val, torch.arange(len(val)), val)
+        weights, alphas = bilevel_split(train, seed=config.bilevel_split_seed, batch_size=batch_size)
+        if not len(weights) or not len(alphas):
+            raise DataError(f"the training set ({len(train)} windows) is too small for a bilevel split.")
+        return cls(train, weights, train, alphas, val)
+
+    def plan(self, config: DARTSTrainConfig, limits: LoopLimits) -> SearchPlan:
+        """Return the length of a search of ``config.epochs`` on these windows."""
+        batches = -(-len(self.weight_rows) // limits.batch_size)
+        if limits.max_train_batches is not None:
+            batches = min(batches, limits.max_train_batches)
+        return SearchPlan(config.epochs, -(-batches // config.gradient_accumulation_steps))
+
+
+def search_epochs(
+    state: SearchState,
+    data: SearchData,
+    config: DARTSTrainConfig,
+    limits: LoopLimits,
+    *,
+    until: int | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> SearchState:
+    """Advance a search to ``until`` finished epochs (default: all of ``config.epochs``); stop early on patience.
+
+    Raises:
+        DivergedError: the loss stopped being finite.
+        DataError: a batch is not finite.
+    """
+    plan = data.plan(config, limits)
+    stepper = BilevelStepper(state, config, plan, limits, get_loss_function(config.loss_type))
+    batches = validation_batches(data.val, limits)
+    end = config.epochs if until is None else until
+    while state.epoch < end and state.bad_epochs < config.patience:
+        epoch = state.epoch
+        temperature = state.model.schedule_temperature(epoch, plan.epochs, config.temperature_schedule)
+        if epoch % SNAPSHOT_EVERY == 0:
+            state.history["alpha_values"].append(alpha_snapshot(state.model))
+        with seeded("search", limits.seed, epoch):
+            train_loss = _epoch(stepper, data, epoch)
+        val_loss = mean_loss(state.model, data.val, batches, stepper.loss_fn, limits=limits, role="validation")
+        check_finite_loss(torch.tensor(val_loss), f"the validation of epoch {epoch + 1}")
+        state.epoch += 1
+        state.history["train_losses"].append(train_loss)
+        state.history["val_losses"].append(val_loss)
+        state.history["temperatures"].append(temperature)
+        _remember(state, val_loss)
+        _prune(state, config)
+        emit(callbacks, Event.EPOCH_END, epoch=state.epoch, epochs=end, train_loss=train_loss, val_loss=val_loss)
+        logger.info("search epoch %d/%d: train %.4f, validation %.4f", state.epoch, end, train_loss, val_loss)
+    return state
+
+
+def _epoch(stepper: BilevelStepper, data: SearchData, epoch: int) -> float:
+    limits, config = stepper.limits, stepper.config
+    model = stepper.state.model.train()
+    order = generator("batches", limits.seed, epoch)
+    batches = list(iter_batches(len(data.weight_rows), limits.batch_size, generator=order, max_batches=limits.max_train_batches))
+    arch = _cycle(data.arch_rows, limits, epoch)
+    total, count = torch.zeros((), dtype=torch.float64, device=limits.device), 0
+    for number, part in enumerate(batches):
+        x, y = finite_batch(data.train, data.weight_rows[part], role="train", batch=number)
+        last = (number + 1) % config.gradient_accumulation_steps == 0 or number + 1 == len(batches)
+        loss = stepper.weight_step(x.to(limits.device), y.to(limits.device), apply=last)
+        total += loss.double() * len(part)
+        count += len(part)
+        if last and stepper.alpha_due:
+            x, y = finite_batch(data.arch, next(arch), role="alpha", batch=number)
+            stepper.alpha_step(x.to(limits.device), y.to(limits.device))
+    model.eval()
+    return check_finite_loss(total, f"epoch {epoch + 1}") / count
+
+
+def _cycle(rows: Tensor, limits: LoopLimits, epoch: int) -> Iterator[Tensor]:
+    """Yield alpha batches without end, reshuffled each time round."""
+    turn = 0
+    while True:
+        order = generator("alpha_batches", limits.seed, epoch, turn)
+        for part in iter_batches(len(rows), limits.batch_size, generator=order):
+            yield rows[part]
+        turn += 1
+
+
+def _remember(state: SearchState, val_loss: float) -> None:
+    if val_loss < state.best_val_loss:
+        state.best_val_loss, state.bad_epochs = val_loss, 0
+        state.best_state = cpu_state(state.model)
+    else:
+        state.bad_epochs += 1
+
+
+def _prune(state: SearchState, config: DARTSTrainConfig) -> None:
+    """Progressive shrinking: from ``hybrid_pruning_start_epoch`` on, every ``hybrid_pruning_interval`` epochs."""
+    epoch = state.epoch
+    if not config.progressive_shrinking or epoch <= config.hybrid_pruning_start_epoch:
+        return
+    if epoch % config.hybrid_pruning_interval == 0:
+        threshold = min(1.0, config.hybrid_pruning_base_threshold * epoch / max(1, config.epochs))
+        report = state.model.prune_weak_operations(threshold, config.hybrid_pruning_strategy)
+        logger.info("pruned %d ops after epoch %d.", report["operations_pruned"], epoch)
+
+
+def alpha_snapshot(model: TimeSeriesDARTS) -> list[tuple[str, Any]]:
+    """Return ``(name, probabilities)`` of every choice, as numpy arrays."""
+    return [(name, probs.cpu().numpy().copy()) for name, probs in model.get_all_alphas().items()]
+
+
+def derived_loss(model: TimeSeriesDARTS, val: WindowSource, limits: LoopLimits, loss_type: str = "mse") -> float:
+    """Return the validation loss of the derived path with inherited weights, the mean over blocks of time.
+
+    Blocks weigh alike, so that one unusual stretch of the validation windows does not decide a promotion.
+    """
+    loss_fn = get_loss_function(loss_type)
+    rows = torch.cat(validation_batches(val, limits))
+    blocks = [block for block in rows.tensor_split(VALIDATION_BLOCKS) if len(block)]
+    with derived_path(model):
+        losses = [
+            mean_loss(model, val, block.split(256), loss_fn, limits=limits, role="validation") for block in blocks
+        ]
+    return sum(losses) / len(losses)
+
+
+def train_darts_model(
+    model: TimeSeriesDARTS,
+    train: WindowSource,
+    val: WindowSource,
+    config: DARTSTrainConfig,
+    limits: LoopLimits,
+    *,
+    callbacks: Sequence[Callback] = (),
+) -> dict[str, Any]:
+    """Search one candidate from start to end and return the documented result (``DARTSTrainer.train_darts_model``)."""
+    check_int("epochs", config.epochs, low=1)
+    began = time.perf_counter()
+    model.to(limits.device)
+    data = SearchData.split(train, val, config, batch_size=limits.batch_size)
+    state = search_epochs(new_state(model, config), data, config, limits, callbacks=callbacks)
+    return search_result(state, time.perf_counter() - began)
+
+
+def search_result(state: SearchState, seconds: float) -> dict[str, Any]:
+    """Load the best weights into the model and return the documented keys (metrics are added by the caller)."""
+    if state.best_state is not None:
+        state.model.load_state_dict(state.best_state)
+    state.model.eval()
+    return {
+        "model": state.model,
+        "final_architecture": state.model,
+        "train_losses": state.history["train_losses"],
+        "val_losses": state.history["val_losses"],
+        "alpha_values": state.history["alpha_values"],
+        "temperatures": state.history["temperatures"],
+        "diversity_scores": [],
+        "best_val_loss": state.best_val_loss,
+        "training_time": seconds,
+        "epochs_trained": state.epoch,
+        "alpha_steps": state.alpha_steps,
+    }

@@ -1,0 +1,176 @@
+"""Training of a discrete network: early stopping on validation, and the true best weights restored."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .._core.errors import check_int
+from .._core.logging import get_logger
+from .._core.seeding import generator, seeded
+from .._core.types import WindowSource
+from ..architecture.sequence import moe_balance_loss
+from ..config import FinalTrainConfig
+from ..data.sources import finite_batch, iter_batches
+from ..evaluation.losses import get_loss_function
+from .events import Callback, Event, emit
+from .loop import LoopLimits, LossFunction, autocast, check_finite_loss, cpu_state, mean_loss, validation_batches
+from .schedules import cosine, one_cycle, set_rate
+
+logger = get_logger(__name__)
+MOE_BALANCE = 5e-3
+
+
+@dataclass
+class _Best:
+    loss: float = float("inf")
+    state: dict[str, Tensor] | None = None
+    bad_epochs: int = 0
+
+    def offer(self, loss: float, model: nn.Module) -> None:
+        if loss < self.loss:
+            self.loss, self.state, self.bad_epochs = loss, cpu_state(model), 0
+        else:
+            self.bad_epochs += 1
+
+
+class _Average:
+    """Running mean of weights over epochs (Izmailov et al., SWA, UAI 2018)."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.state: dict[str, Tensor] = {}
+
+    def add(self, model: nn.Module) -> None:
+        self.count += 1
+        for name, value in cpu_state(model).items():
+            if self.count == 1 or not value.is_floating_point():
+                self.state[name] = value
+            else:
+                self.state[name].lerp_(value, 1.0 / self.count)
+
+
+def train_final_model(
+    model: nn.Module,
+    train: WindowSource,
+    val: WindowSource,
+    config: FinalTrainConfig,
+    limits: LoopLimits,
+    *,
+    callbacks: Sequence[Callback] = (),
+) -> dict[str, Any]:
+    """Train ``model`` and load its best validation weights (or their average, when that is better).
+
+    The weights of all epochs from ``config.swa_start_ratio`` of the training on are averaged; the average is
+    validated once at the end and kept only if it beats the best single epoch. A ratio of 1 switches that off.
+
+    Returns:
+        ``{model, train_losses, val_losses, training_time, training_info}``; no test figure: the caller reads the test
+        set once, for all models together.
+
+    Raises:
+        DivergedError: a loss stopped being finite.
+        DataError: a batch is not finite.
+    """
+    check_int("epochs", config.epochs, low=1)
+    began = time.perf_counter()
+    model.to(limits.device)
+    loss_fn = get_loss_function(config.loss_type)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
+    batches = validation_batches(val, limits)
+    best, average = _Best(), _Average()
+    train_losses: list[float] = []
+    val_losses: list[float] = []
+    for epoch in range(config.epochs):
+        with seeded("final", limits.seed, epoch):
+            train_losses.append(_epoch(model, train, optimizer, loss_fn, config, limits, epoch))
+        val_losses.append(mean_loss(model, val, batches, loss_fn, limits=limits, role="validation"))
+        check_finite_loss(torch.tensor(val_losses[-1]), f"the validation of epoch {epoch + 1}")
+        best.offer(val_losses[-1], model)
+        if epoch >= int(config.epochs * config.swa_start_ratio):
+            average.add(model)
+        emit(
+            callbacks, Event.EPOCH_END, epoch=epoch + 1, epochs=config.epochs, train_loss=train_losses[-1],
+            val_loss=val_losses[-1],
+        )  # fmt: skip
+        logger.info(
+            "final epoch %d/%d: train %.4f, validation %.4f", epoch + 1, config.epochs, train_losses[-1], val_losses[-1]
+        )
+        if best.bad_epochs >= config.patience:
+            break
+    final_rate = optimizer.param_groups[0]["lr"]
+    swa_used = _try_average(model, average, best, val, batches, loss_fn, limits)
+    model.load_state_dict(best.state)
+    model.eval()
+    return {
+        "model": model,
+        "train_losses": train_losses,
+        "val_losses": val_losses,
+        "training_time": time.perf_counter() - began,
+        "training_info": {
+            "epochs_completed": len(train_losses),
+            "swa_used": swa_used,
+            "final_lr": final_rate,
+            "best_val_loss": best.loss,
+        },
+    }
+
+
+def _epoch(
+    model: nn.Module,
+    train: WindowSource,
+    optimizer: torch.optim.Optimizer,
+    loss_fn: LossFunction,
+    config: FinalTrainConfig,
+    limits: LoopLimits,
+    epoch: int,
+) -> float:
+    order = generator("batches", limits.seed, epoch)
+    batches = list(
+        iter_batches(len(train), limits.batch_size, generator=order, max_batches=limits.max_train_batches)
+    )
+    total_steps = config.epochs * len(batches)
+    total, count = torch.zeros((), dtype=torch.float64, device=limits.device), 0
+    model.train()
+    for number, indices in enumerate(batches):
+        step = epoch * len(batches) + number
+        rate = (
+            one_cycle(step, total_steps, config.learning_rate)
+            if config.use_onecycle
+            else cosine(epoch, config.epochs, config.learning_rate, final=0.0)
+        )
+        set_rate(optimizer, rate)
+        x, y = finite_batch(train, indices, role="train", batch=number)
+        with autocast(limits):
+            loss = loss_fn(model(x.to(limits.device)), y.to(limits.device))
+        optimizer.zero_grad(set_to_none=True)
+        (loss + MOE_BALANCE * moe_balance_loss(model)).backward()
+        nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip_norm)
+        optimizer.step()
+        total += loss.detach().double() * len(indices)
+        count += len(indices)
+    return check_finite_loss(total, f"epoch {epoch + 1}") / count
+
+
+def _try_average(
+    model: nn.Module,
+    average: _Average,
+    best: _Best,
+    val: WindowSource,
+    batches: list[Tensor],
+    loss_fn: LossFunction,
+    limits: LoopLimits,
+) -> bool:
+    if average.count < 2:
+        return False
+    model.load_state_dict(average.state)
+    loss = mean_loss(model, val, batches, loss_fn, limits=limits, role="validation")
+    if not loss < best.loss:
+        return False
+    best.offer(loss, model)
+    return True

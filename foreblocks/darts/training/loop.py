@@ -1,0 +1,102 @@
+"""The pieces that search and final training share: one pass for a loss, one step of weights."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from .._core.errors import DivergedError
+from .._core.logging import get_logger, log_once
+from .._core.types import WindowSource
+from ..data.sources import finite_batch, iter_batches
+
+logger = get_logger(__name__)
+LossFunction = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class LoopLimits:
+    """What bounds and seeds a training loop, beside the settings of its config.
+
+    Attributes:
+        batch_size: windows in a batch.
+        seed: seed of batch order, dropout and samples.
+        max_train_batches: weight batches in an epoch, drawn at random; None means all.
+        max_val_batches: validation batches, drawn at random once; None means all.
+        device: where the model is.
+        use_amp: autocast, on CUDA only.
+    """
+
+    batch_size: int = 32
+    seed: int = 0
+    max_train_batches: int | None = None
+    max_val_batches: int | None = None
+    device: torch.device = torch.device("cpu")
+    use_amp: bool = False
+
+
+def autocast(limits: LoopLimits) -> contextlib.AbstractContextManager[object]:
+    """Return the autocast context of a loop: float16 on CUDA when asked for, else none (said once on a CPU)."""
+    if limits.use_amp and limits.device.type == "cuda":
+        return torch.autocast("cuda")
+    if limits.use_amp:
+        log_once(logger, 10, "use_amp=True has no effect on this device: AMP is used on CUDA only.")
+    return contextlib.nullcontext()
+
+
+def mean_loss(
+    model: nn.Module,
+    source: WindowSource,
+    batches: Iterable[Tensor],
+    loss_fn: LossFunction,
+    *,
+    limits: LoopLimits,
+    role: str,
+) -> float:
+    """Return the mean loss per window of ``model`` in eval mode; the mode is restored afterwards.
+
+    Raises:
+        DataError: a batch is not finite.
+    """
+    training = model.training
+    model.eval()
+    total = torch.zeros((), dtype=torch.float64)
+    count = 0
+    try:
+        with torch.no_grad(), autocast(limits):
+            for number, indices in enumerate(batches):
+                x, y = finite_batch(source, indices, role=role, batch=number)
+                loss = loss_fn(model(x.to(limits.device)), y.to(limits.device))
+                total += loss.double().cpu() * len(indices)
+                count += len(indices)
+    finally:
+        model.train(training)
+    return float(total / max(1, count))
+
+
+def validation_batches(source: WindowSource, limits: LoopLimits) -> list[Tensor]:
+    """Return the validation batches of a loop: all windows in order, or a seeded random part of them."""
+    chosen = torch.arange(len(source))
+    wanted = None if limits.max_val_batches is None else limits.max_val_batches * limits.batch_size
+    if wanted is not None and wanted < len(source):
+        # Random and not evenly spaced: an even stride aliases with the day.
+        draw = torch.Generator().manual_seed(limits.seed)
+        chosen = torch.randperm(len(source), generator=draw)[:wanted].sort().values
+    return [chosen[part] for part in iter_batches(len(chosen), max(256, limits.batch_size))]
+
+
+def check_finite_loss(total: Tensor, where: str) -> float:
+    """Return a summed loss as float, or raise ``DivergedError`` naming where it stopped being finite."""
+    value = float(total)
+    if value != value or value in (float("inf"), float("-inf")):
+        raise DivergedError(f"the training loss stopped being finite in {where}; try a lower learning rate.")
+    return value
+
+
+def cpu_state(model: nn.Module) -> dict[str, Tensor]:
+    """Return a copy of the state dict on the CPU that shares no memory with the model."""
+    return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
