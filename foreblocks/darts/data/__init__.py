@@ -1,1 +1,42 @@
-"""TODO"""
+"""Series, splits, scaling and windows, and one way to read whatever a user passes."""
+
+from __future__ import annotations
+
+from .adapters import HasWindowStarts
+from .batches import iter_batches, loader_batch_size
+from .catalog import CATALOG, DatasetEntry, dataset_entry, find_dataset, load_dataset
+from .csv import read_csv
+from .demo import DEMO_NAME, DEMO_PERIOD, load_demo
+from .frame import SeriesFrame
+from .prepare import Prepared, describe, prepare
+from .scaling import StandardScaler
+from .sources import as_source, check_source, finite_batch
+from .splits import Split, standard_split
+from .windows import WindowDataset, collate_windows
+
+__all__ = [
+    "CATALOG",
+    "DEMO_NAME",
+    "DEMO_PERIOD",
+    "DatasetEntry",
+    "HasWindowStarts",
+    "Prepared",
+    "SeriesFrame",
+    "Split",
+    "StandardScaler",
+    "WindowDataset",
+    "as_source",
+    "check_source",
+    "collate_windows",
+    "dataset_entry",
+    "describe",
+    "find_dataset",
+    "finite_batch",
+    "iter_batches",
+    "load_dataset",
+    "load_demo",
+    "loader_batch_size",
+    "prepare",
+    "read_csv",
+    "standard_split",
+]

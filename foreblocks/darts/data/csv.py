@@ -1,0 +1,155 @@
+"""Read any CSV with a date in the first column and channels in the rest; refuse bad cells by column and line."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import gzip
+import io
+import zlib
+from collections.abc import Sequence
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+
+from .._core.errors import DataError
+from .dates import check_dates, looks_like_date, parse_dates
+from .frame import SeriesFrame, check_finite, check_names, median_step
+
+_SEPARATORS = (",", ";", "\t")
+
+
+def read_csv(path: str | Path, *, encoding: str = "utf-8", ordered: bool = True) -> SeriesFrame:
+    """Read a ``.csv`` or ``.csv.gz``: a header line, then a date and the channel values per line.
+
+    The separator is a comma, else a semicolon, else a tab, whichever the header has first. Blank lines are skipped.
+    Irregular steps are allowed and logged once as a warning.
+
+    Args:
+        path: the file.
+        encoding: of the text; files from Windows often need ``"latin-1"``.
+        ordered: refuse duplicate and unsorted dates. Switch it off only for a file whose rows are known to be in order
+            although its dates are wrong.
+
+    Returns:
+        The series, unscaled; its name is the file name without ``.csv``.
+
+    Raises:
+        DataError: no such file; or it is empty, badly encoded, has no header or no channel, a repeated column name, a
+            ragged row, a cell that is empty or no finite number, a date that cannot be read, is repeated or goes back.
+            The message names column and line (from 1).
+    """
+    path = Path(path)
+    name = path.name.removesuffix(".gz").removesuffix(".csv")
+    return parse_csv(read_bytes(path), name, encoding=encoding, ordered=ordered)
+
+
+def read_bytes(path: Path) -> bytes:
+    """Return the bytes of a file, unpacked if it ends in ``.gz``.
+
+    Raises:
+        DataError: the file cannot be read or is no gzip file.
+    """
+    try:
+        raw = path.read_bytes()
+        return gzip.decompress(raw) if path.suffix == ".gz" else raw
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path}: cannot be read ({error}).") from error
+
+
+def parse_csv(raw: bytes, name: str, *, encoding: str = "utf-8", ordered: bool = True) -> SeriesFrame:
+    """Parse the bytes of a CSV; arguments and errors as ``read_csv``."""
+    header, rows, lines = _split(_decode(raw, name, encoding), name)
+    column, channels = header[0] or "date", header[1:]
+    _check_header(header, name)
+    _check_widths(rows, lines, header, name)
+    if not rows:
+        raise DataError(f"{name}: no rows below the header.")
+    dates = parse_dates([row[0].strip() for row in rows], lines, column=column, name=name)
+    frame = SeriesFrame(dates, channels, _parse_values(rows, lines, channels, name), name=name)
+    check_finite(frame, lines)
+    if ordered:
+        check_dates(dates, lines, column=column, name=name)
+    return dataclasses.replace(frame, step=median_step(dates))
+
+
+def _decode(raw: bytes, name: str, encoding: str) -> str:
+    if not raw.strip():
+        raise DataError(f"{name}: the file is empty.")
+    try:
+        return raw.decode("utf-8-sig" if encoding.lower().replace("-", "") == "utf8" else encoding)
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{name}: line {line}: byte 0x{raw[error.start]:02x} at position {error.start} is no {encoding}. "
+            "Save the file as UTF-8 or pass encoding='latin-1'."
+        ) from error
+    except LookupError as error:
+        raise DataError(f"{name}: encoding={encoding!r} is unknown.") from error
+
+
+def _split(text: str, name: str) -> tuple[list[str], list[list[str]], list[int]]:
+    """Return the header cells, the cells of each row, and the line of the file at which each row ends."""
+    first_line = text.lstrip().partition("\n")[0]
+    separator = next((s for s in _SEPARATORS if s in first_line), ",")
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    header: list[str] = []
+    rows: list[list[str]] = []
+    lines: list[int] = []
+    try:
+        for row in reader:
+            if not row or (len(row) == 1 and not row[0].strip()):
+                continue
+            if not header:
+                header = [cell.strip() for cell in row]
+                continue
+            rows.append(row)
+            lines.append(reader.line_num)
+    except csv.Error as error:
+        raise DataError(f"{name}: line {reader.line_num}: no valid CSV ({error}).") from error
+    return header, rows, lines
+
+
+def _check_header(header: Sequence[str], name: str) -> None:
+    if looks_like_date(header[0]):
+        raise DataError(f"{name}: line 1 starts with {header[0]!r}: a header line with the column names is missing.")
+    if len(header) < 2:
+        raise DataError(
+            f"{name}: the header (line 1) has only the column {header[0]!r}; channels must follow the date."
+        )
+    check_names(header[1:], name)
+
+
+def _check_widths(rows: Sequence[Sequence[str]], lines: Sequence[int], header: Sequence[str], name: str) -> None:
+    width = len(header)
+    row = next((k for k, cells in enumerate(rows) if len(cells) != width), None)
+    if row is None:
+        return
+    found = len(rows[row])
+    where = f"column {header[found]!r} is the first missing" if found < width else f"{found - width} more than columns"
+    raise DataError(f"{name}: line {lines[row]} has {found} cells, the header {width} ({where}).")
+
+
+def _parse_values(rows: list[list[str]], lines: Sequence[int], channels: Sequence[str], name: str) -> np.ndarray:
+    """Return float64 ``[rows, C]``; Python's float also takes ``1_0``, which is no number in a CSV."""
+    cells = list(chain.from_iterable(row[1:] for row in rows))
+    try:
+        values = np.array(list(map(float, cells)), dtype=np.float64)
+    except ValueError:
+        values = None
+    if values is None or any("_" in cell for cell in cells):
+        position = next(k for k, cell in enumerate(cells) if not _is_number(cell))
+        row, column = divmod(position, len(channels))
+        cell = cells[position].strip()
+        problem = f"{cell!r} is not a number" if cell else "the cell is empty"
+        raise DataError(f"{name}: column {channels[column]!r}, line {lines[row]}: {problem}.")
+    return values.reshape(len(rows), len(channels))
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return "_" not in cell

@@ -1,0 +1,129 @@
+"""From a file or frame to scaled train, validation and test windows."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from .._core.errors import DataError, check_int
+from .._core.seeding import generator
+from .csv import read_csv
+from .frame import SeriesFrame, check_finite
+from .scaling import StandardScaler
+from .splits import Split, standard_split
+from .windows import Window, WindowDataset, collate_windows
+
+Loaders = tuple[DataLoader[Window], DataLoader[Window], DataLoader[Window]]
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """Windows of the three parts over one scaled tensor, and what is needed to undo the scaling.
+
+    Attributes:
+        train: windows that lie in the train rows.
+        val: windows whose targets lie in the validation rows; they look back into the train rows.
+        test: windows whose targets lie in the test rows; they look back into the validation rows.
+        scaler: fitted on the train rows.
+        split: the row borders.
+        channels: names of the C channels.
+        dates: date of each row, ``[rows]``.
+        frame: the series as read.
+    """
+
+    train: WindowDataset
+    val: WindowDataset
+    test: WindowDataset
+    scaler: StandardScaler
+    split: Split
+    channels: list[str]
+    dates: np.ndarray
+    frame: SeriesFrame
+
+    def loaders(self, batch_size: int = 32, seed: int = 0) -> Loaders:
+        """Return train, validation and test ``DataLoader``s; the train one is shuffled, none drops its last batch.
+
+        Args:
+            batch_size: windows per batch, at least 1.
+            seed: of the order of the train windows.
+        """
+        check_int("batch_size", batch_size, low=1)
+        shuffle = generator("loader", seed)
+        train = DataLoader(self.train, batch_size, shuffle=True, generator=shuffle, collate_fn=collate_windows)
+        val, test = (DataLoader(part, batch_size, collate_fn=collate_windows) for part in (self.val, self.test))
+        return train, val, test
+
+
+def prepare(
+    data: SeriesFrame | str | Path,
+    *,
+    lookback: int,
+    horizon: int,
+    split: Split | None = None,
+    name: str | None = None,
+) -> Prepared:
+    """Split, scale and window a series.
+
+    Args:
+        data: a frame, or the path of a CSV.
+        lookback: L, at least 1.
+        horizon: H, at least 1.
+        split: row borders; None means the standard ones of ``name``.
+        name: decides the standard split; None means the name of the frame or file.
+
+    Raises:
+        DataError: the file or a value cannot be used, a channel is constant over the train rows, or a part has too few
+            rows for one window.
+    """
+    check_int("lookback", lookback, low=1)
+    check_int("horizon", horizon, low=1)
+    frame = data if isinstance(data, SeriesFrame) else read_csv(data)
+    check_finite(frame)
+    rows = len(frame)
+    split = split or standard_split(name or frame.name, rows)
+    _check_room(split, rows, lookback, horizon, frame.name)
+    scaler = _fit(frame, split)
+    used = frame.values[: split.test[1]]
+    scaled = torch.from_numpy(scaler.transform(used).astype(np.float32))
+    train, val, test = (
+        WindowDataset(scaled, lookback, horizon, first=first, last=stop, names=frame.channels)
+        for first, stop in (split.train, *((start - lookback, stop) for start, stop in (split.val, split.test)))
+    )
+    return Prepared(train, val, test, scaler, split, frame.channels, frame.dates, frame)
+
+
+def _check_room(split: Split, rows: int, lookback: int, horizon: int, name: str) -> None:
+    if split.test[1] > rows:
+        raise DataError(f"{name}: the split ends at row {split.test[1]}, there are {rows}.")
+    needs = (
+        ("train", split.train, lookback + horizon, f"lookback {lookback} + horizon {horizon}"),
+        ("validation", split.val, horizon, f"horizon {horizon}"),
+        ("test", split.test, horizon, f"horizon {horizon}"),
+    )
+    for part, (start, stop), needed, why in needs:
+        if stop - start < needed:
+            raise DataError(
+                f"{name}: too few rows: the {part} part has {stop - start} of {rows} (rows {start} to {stop}), "
+                f"{why} needs {needed}."
+            )
+
+
+def _fit(frame: SeriesFrame, split: Split) -> StandardScaler:
+    start, stop = split.train
+    try:
+        return StandardScaler.fit(frame.values[start:stop], frame.channels)
+    except DataError as error:
+        raise DataError(f"{frame.name}, rows {start} to {stop}: {error}") from error
+
+
+def describe(prepared: Prepared) -> str:
+    """Return one line: name, rows, channels, step and the number of windows of each part."""
+    frame, parts = prepared.frame, (prepared.train, prepared.val, prepared.test)
+    step = f"step {frame.step}" if frame.step is not None else "integer index"
+    windows = " / ".join(str(len(part)) for part in parts)
+    return f"{frame.name}: {len(frame)} rows x {len(frame.channels)} channels, {step}; windows {windows}"

@@ -1,0 +1,90 @@
+"""Scaling by mean and population standard deviation of the train rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self, TypeVar
+
+import numpy as np
+import torch
+
+from .._core.errors import DataError
+
+_Array = TypeVar("_Array", np.ndarray, torch.Tensor)
+
+
+@dataclass(frozen=True)
+class StandardScaler:
+    """Per-channel ``(value - mean) / std``, fitted on train rows only.
+
+    Attributes:
+        channels: names of the C channels.
+        mean: mean of each channel over the train rows.
+        std: population standard deviation of each channel over the train rows, above 0.
+    """
+
+    channels: tuple[str, ...]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    @classmethod
+    def fit(cls, values: np.ndarray, channels: Sequence[str] | None = None) -> Self:
+        """Fit on ``values`` ``[rows, C]``: pass the train rows and nothing else.
+
+        Raises:
+            DataError: no rows, a value that is not finite, or a channel that is constant (named).
+        """
+        values = np.asarray(values, dtype=np.float64)
+        names = tuple(channels) if channels is not None else tuple(str(c) for c in range(values.shape[-1]))
+        if values.ndim != 2 or not len(values) or values.shape[1] != len(names):
+            raise DataError(f"scaler: values of shape {values.shape} do not fit [rows >= 1, {len(names)} channels].")
+        mean, std = values.mean(axis=0), values.std(axis=0)
+        for column, channel in enumerate(names):
+            if not np.isfinite(std[column]):
+                raise DataError(f"scaler: column {channel!r} has values that are not finite in its train rows.")
+            if np.ptp(values[:, column]) == 0 or std[column] == 0:
+                raise DataError(
+                    f"column {channel!r} is constant ({values[0, column]:g}) over the {len(values)} train rows: "
+                    "it cannot be scaled and there is nothing to forecast. Drop the column."
+                )
+        return cls(names, tuple(mean.tolist()), tuple(std.tolist()))
+
+    def transform(self, values: _Array) -> _Array:
+        """Return ``values`` ``[..., C]`` scaled; same kind, dtype and device."""
+        return (values - self._like(self.mean, values)) / self._like(self.std, values)
+
+    def inverse(self, values: _Array) -> _Array:
+        """Return scaled ``values`` ``[..., C]`` in the units of the data; same kind, dtype and device."""
+        return values * self._like(self.std, values) + self._like(self.mean, values)
+
+    def to_dict(self) -> dict[str, list[Any]]:
+        """Return plain lists: ``channels``, ``mean``, ``std``."""
+        return {"channels": list(self.channels), "mean": list(self.mean), "std": list(self.std)}
+
+    @classmethod
+    def from_dict(cls, state: Mapping[str, Sequence[Any]]) -> Self:
+        """Rebuild from ``to_dict``.
+
+        Raises:
+            DataError: a key is missing, the lengths differ, or a deviation is not positive.
+        """
+        missing = [key for key in ("channels", "mean", "std") if key not in state]
+        if missing:
+            raise DataError(f"scaler: the saved state lacks {missing}.")
+        mean, std = tuple(map(float, state["mean"])), tuple(map(float, state["std"]))
+        channels = tuple(map(str, state["channels"]))
+        if not len(channels) == len(mean) == len(std):
+            raise DataError(f"scaler: {len(channels)} channels, {len(mean)} means and {len(std)} deviations.")
+        if not all(np.isfinite(mean)) or not all(0 < s < float("inf") for s in std):
+            raise DataError("scaler: means must be finite and deviations positive.")
+        return cls(channels, mean, std)
+
+    def _like(self, row: Sequence[float], values: Any) -> Any:
+        if values.shape[-1] != len(row):
+            raise DataError(f"scaler: last dimension is {values.shape[-1]}, expected the {len(row)} fitted channels.")
+        if isinstance(values, torch.Tensor):
+            dtype = values.dtype if values.dtype.is_floating_point else torch.get_default_dtype()
+            return torch.tensor(row, dtype=dtype, device=values.device)
+        dtype = values.dtype if np.issubdtype(values.dtype, np.floating) else np.float64
+        return np.asarray(row, dtype=dtype)

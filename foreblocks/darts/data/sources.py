@@ -1,0 +1,202 @@
+"""Turn whatever holds forecasting windows into a ``WindowSource``, and read batches from it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from itertools import chain
+from typing import Any
+
+import torch
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    Dataset,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    Subset,
+    TensorDataset,
+    default_collate,
+)
+
+from .._core.errors import DataError
+from .._core.logging import get_logger, log_once
+from .._core.seeding import seeded
+from .._core.types import WindowSource
+from .adapters import AdaptedSource, MapStore, PickedStore, Store, StreamStore, TensorStore, WindowShape, check_shape
+from .batches import iter_batches, loader_batch_size
+from .windows import WindowDataset, collate_windows
+
+__all__ = ["as_source", "check_source", "finite_batch", "iter_batches", "loader_batch_size"]
+
+_LOG = get_logger(__name__)
+_PLAIN_COLLATES = (default_collate, collate_windows)
+_STREAM_BATCH = 32
+
+
+def as_source(data: Any, *, role: str) -> WindowSource:
+    """Return random access to the windows of ``data``.
+
+    Fast paths: ``WindowDataset``, ``TensorDataset(x, y)`` and ``Subset`` of either, with the default collate function.
+    Any other map-style dataset is fetched sample by sample through its loader's collate function, in this process. Data
+    without random access (an iterable dataset, batching switched off, any iterable of batches) are read into memory
+    once, when first used. The order of the loader is not kept except for a sampler of the user's own, whose indices are
+    taken once; ``drop_last`` is ignored. Both are said once.
+
+    Test data are not read here: their form is checked when they are first gathered.
+
+    Args:
+        data: a ``DataLoader``, ``Dataset``, ``WindowSource`` or iterable of ``(x, y)`` batches, with x ``[B, L, C]``
+            and y ``[B, H, C]`` (``[L, C]``, ``[H, C]`` for the samples of a dataset).
+        role: ``"train"``, ``"val"`` or ``"test"``.
+
+    Raises:
+        DataError: nothing that holds windows, no window in it, or (unless it is the test data) a batch of wrong form.
+    """
+    if isinstance(data, (AdaptedSource, WindowDataset)):
+        source: WindowSource = data
+    elif isinstance(data, DataLoader):
+        source = _from_loader(data, role)
+    elif isinstance(data, WindowSource):
+        source = data
+    elif isinstance(data, Dataset) and not isinstance(data, IterableDataset):
+        source = _from_dataset(data, default_collate, None, role)
+    elif isinstance(data, IterableDataset):
+        source = AdaptedSource(StreamStore(DataLoader(data, batch_size=_STREAM_BATCH), role), role)
+    elif isinstance(data, Iterable) and not isinstance(data, (torch.Tensor, str, bytes)):
+        source = AdaptedSource(StreamStore(data, role), role)
+    else:
+        raise DataError(
+            f"{role} data: expected a DataLoader, a Dataset or batches of (x, y), got {type(data).__name__}."
+        )
+    _check_filled(source, role)
+    return source
+
+
+def check_source(source: WindowSource, *, role: str, input_dim: int, seq_length: int, horizon: int) -> WindowSource:
+    """Return ``source`` after comparing its window sizes with those that a model is built for.
+
+    Test data whose sizes are not known without reading come back as a source that checks every batch it gathers.
+
+    Args:
+        source: from ``as_source``.
+        role: ``"train"``, ``"val"`` or ``"test"``.
+        input_dim: number of channels C.
+        seq_length: lookback L.
+        horizon: H.
+
+    Raises:
+        DataError: it is empty, or a size differs; the role, the size and the argument are named.
+    """
+    expected = WindowShape(seq_length, horizon, input_dim)
+    _check_filled(source, role)
+    if isinstance(source, AdaptedSource):
+        source = source.expecting(expected)
+        if role == "test" and source.is_lazy:
+            return source
+    check_shape(WindowShape(source.lookback, source.horizon, source.channels), expected, role)
+    return source
+
+
+def finite_batch(
+    source: WindowSource, indices: torch.Tensor, *, role: str, batch: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gather a batch and make sure that it is finite.
+
+    Args:
+        source: where the windows are.
+        indices: int64 ``[B]``.
+        role: what the data are for, for the message.
+        batch: number of the batch, for the message.
+
+    Returns:
+        x ``[B, L, C]`` and y ``[B, H, C]``.
+
+    Raises:
+        DataError: a NaN or infinite value; batch, window, channel and step of the first one are named.
+    """
+    x, y = source.gather(indices)
+    if bool(torch.isfinite(x.sum() + y.sum())):  # one pass; a sum that overflows is looked at again
+        return x, y
+    for part, name in ((x, "x"), (y, "y")):
+        bad = torch.nonzero(~torch.isfinite(part))
+        if len(bad):
+            sample, step, channel = bad[0].tolist()
+            named = f" ({source.names[channel]!r})" if isinstance(source, WindowDataset) else ""
+            raise DataError(
+                f"{role} data, batch {batch}: window {int(indices[sample])} has {part[sample, step, channel].item()} "
+                f"in {name}, channel {channel}{named}, step {step}."
+            )
+    return x, y
+
+
+def _check_filled(source: WindowSource, role: str) -> None:
+    """Refuse empty data; test data of unknown form are only asked for their length, streams not even that."""
+    lazy = isinstance(source, AdaptedSource) and source.is_lazy and role == "test"
+    if lazy and isinstance(source, AdaptedSource) and source.is_stream:
+        return
+    if not len(source):
+        raise DataError(f"{role} data: the loader is empty.")
+    if isinstance(source, AdaptedSource) and not lazy:
+        source.shape  # noqa: B018 - reads one sample, so that a wrong form is found now
+
+
+def _from_loader(loader: DataLoader[Any], role: str) -> AdaptedSource | WindowDataset:
+    dataset = loader.dataset
+    unbatched = loader.batch_sampler is None
+    if isinstance(dataset, IterableDataset) or unbatched:
+        if loader.drop_last:
+            log_once(_LOG, logging.INFO, f"{role} loader: drop_last=True on iterable data: its last batch is lost.")
+        return AdaptedSource(StreamStore(loader, role), role)
+    own_sampler = loader.batch_size is None
+    batch_sampler = loader.batch_sampler
+    sampler: Any = batch_sampler if own_sampler else loader.sampler
+    drops = loader.drop_last
+    if own_sampler and type(batch_sampler) is BatchSampler:
+        sampler, drops = batch_sampler.sampler, batch_sampler.drop_last
+    if drops:
+        log_once(_LOG, logging.INFO, f"{role} loader: drop_last=True is ignored; no window is dropped.")
+    return _from_dataset(dataset, loader.collate_fn, _sampled(sampler, sampler is batch_sampler, dataset, role), role)
+
+
+def _sampled(sampler: Any, in_batches: bool, dataset: Any, role: str) -> torch.Tensor | None:
+    """Return the indices of a sampler of the user's own; None when it visits each sample once anyway."""
+    if type(sampler) is SequentialSampler:
+        return None
+    if type(sampler) is RandomSampler and not sampler.replacement and sampler.num_samples == len(dataset):
+        return None
+    log_once(
+        _LOG,
+        logging.INFO,
+        f"{role} loader: the indices of {type(sampler).__name__} are taken once; each epoch orders them anew.",
+    )
+    with seeded("sampler", role):
+        drawn = chain.from_iterable(sampler) if in_batches else sampler
+        return torch.tensor(list(drawn), dtype=torch.int64)
+
+
+def _from_dataset(dataset: Any, collate: Any, picked: torch.Tensor | None, role: str) -> AdaptedSource | WindowDataset:
+    base, indices = _unwrap(dataset)
+    if picked is not None and indices is not None:
+        indices = indices[picked]
+    elif picked is not None:
+        indices = picked
+    plain = any(collate is known for known in _PLAIN_COLLATES)
+    if plain and type(base) is WindowDataset:
+        return base if indices is None else base.subset(indices)
+    if plain and type(base) is TensorDataset:
+        store: Store = TensorStore(base.tensors, role)
+        return AdaptedSource(store if indices is None else PickedStore(store, indices), role)
+    store = MapStore(dataset, collate, role)
+    return AdaptedSource(store if picked is None else PickedStore(store, picked), role)
+
+
+def _unwrap(dataset: Any) -> tuple[Any, torch.Tensor | None]:
+    """Return what nested ``Subset`` wrappers restrict, and the indices that they leave."""
+    indices: torch.Tensor | None = None
+    while type(dataset) is Subset:
+        outer = torch.as_tensor(dataset.indices, dtype=torch.int64)
+        indices = outer if indices is None else outer[indices]
+        dataset = dataset.dataset
+    return dataset, indices
