@@ -277,9 +277,8 @@ class AdaptedSource:
         if known is None:
             if not len(self):
                 raise DataError(f"{self._role} data: the loader is empty.")
-            self.gather(torch.zeros(1, dtype=torch.int64))
-            known = self._probed
-        assert known is not None
+            x, y = self.gather(torch.zeros(1, dtype=torch.int64))
+            known = window_shape(x.shape, y.shape, self._role)
         return known
 
     @property
@@ -302,13 +301,6 @@ class AdaptedSource:
         """Row at which each window begins, int64 ``[len]``; None when the samples are independent. Found out once."""
         if self._starts is None:
             self._starts = (self._store.starts(),)
-            if self._starts[0] is None:
-                log_once(
-                    _LOG,
-                    logging.INFO,
-                    f"{self._role} data: neither window_starts nor stride-1 overlap found; "
-                    "the samples are taken as independent.",
-                )
         return self._starts[0]
 
     def __len__(self) -> int:

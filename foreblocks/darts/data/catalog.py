@@ -97,14 +97,15 @@ CATALOG: dict[str, DatasetEntry] = {entry.name: entry for entry in _ENTRIES}
 
 
 def dataset_entry(name: str) -> DatasetEntry:
-    """Return the entry of a benchmark data set.
+    """Return the entry of a benchmark data set; upper and lower case do not matter.
 
     Raises:
         InvalidArgument: the name is unknown; the nearest one is named.
     """
-    if name not in CATALOG:
-        raise InvalidArgument(f"data set {name!r} is unknown; known are {list(CATALOG)}.{nearest(name, CATALOG)}")
-    return CATALOG[name]
+    for known, entry in CATALOG.items():
+        if known.casefold() == name.casefold():
+            return entry
+    raise InvalidArgument(f"data set {name!r} is unknown; known are {list(CATALOG)}.{nearest(name, CATALOG)}")
 
 
 def find_dataset(name: str, data_dir: str | Path | None = None) -> Path:
@@ -119,6 +120,7 @@ def find_dataset(name: str, data_dir: str | Path | None = None) -> Path:
         DataError: no folder is given, or the file is not there; every place looked at is listed.
     """
     entry = dataset_entry(name)
+    name = entry.name
     given = data_dir if data_dir is not None else os.environ.get(_VARIABLE)
     if not given:
         raise DataError(f"{name}: no folder to look in; pass data_dir (--data-dir) or set {_VARIABLE}.")
@@ -144,6 +146,7 @@ def load_dataset(name: str, data_dir: str | Path | None = None) -> SeriesFrame:
         DataError: the file is missing, altered or cannot be read.
     """
     entry = dataset_entry(name)
+    name = entry.name
     path = find_dataset(name, data_dir)
     raw = read_bytes(path)
     digest = hashlib.sha256(raw).hexdigest()

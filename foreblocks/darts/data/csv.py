@@ -75,10 +75,8 @@ def parse_csv(raw: bytes, name: str, *, encoding: str = "utf-8", ordered: bool =
 
 
 def _decode(raw: bytes, name: str, encoding: str) -> str:
-    if not raw.strip():
-        raise DataError(f"{name}: the file is empty.")
     try:
-        return raw.decode("utf-8-sig" if encoding.lower().replace("-", "") == "utf8" else encoding)
+        text = raw.decode("utf-8-sig" if encoding.lower().replace("-", "") == "utf8" else encoding)
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise DataError(
@@ -87,6 +85,9 @@ def _decode(raw: bytes, name: str, encoding: str) -> str:
         ) from error
     except LookupError as error:
         raise DataError(f"{name}: encoding={encoding!r} is unknown.") from error
+    if not text.strip():
+        raise DataError(f"{name}: the file is empty.")
+    return text
 
 
 def _split(text: str, name: str) -> tuple[list[str], list[list[str]], list[int]]:
@@ -138,7 +139,7 @@ def _parse_values(rows: list[list[str]], lines: Sequence[int], channels: Sequenc
         values = np.array(list(map(float, cells)), dtype=np.float64)
     except ValueError:
         values = None
-    if values is None or any("_" in cell for cell in cells):
+    if values is None or "_" in "".join(cells):
         position = next(k for k, cell in enumerate(cells) if not _is_number(cell))
         row, column = divmod(position, len(channels))
         cell = cells[position].strip()

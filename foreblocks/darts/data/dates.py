@@ -145,8 +145,8 @@ def _parse_ordered(cells: Sequence[str], lines: Sequence[int], *, column: str, n
         furthest = max(furthest, len(stamps))
     if not fitting:
         raise DataError(
-            f"{name}: column {column!r}, line {lines[furthest]}: {cells[furthest]!r} is no date in the form of the rows "
-            "before it. Use ISO dates such as 2016-07-01 13:00:00 in the first column."
+            f"{name}: column {column!r}, line {lines[furthest]}: {cells[furthest]!r} is no date, or not in the form of "
+            "the rows before it. Use ISO dates such as 2016-07-01 13:00:00 in the first column."
         )
     if len(fitting) == 1:
         return next(iter(fitting.values()))

@@ -80,16 +80,16 @@ def _read(path: Path) -> dict[datetime.datetime, dict[str, float]]:
 
 def _repair(values: np.ndarray, channels: list[str]) -> tuple[str, ...]:
     """Interpolate gaps and impossible wind speeds of ``values`` ``[rows, C]`` in place; return what was done."""
-    notes = []
     rows = np.arange(len(values))
-    gaps: dict[str, int] = {}
+    filled: dict[str, int] = {}
+    slips: list[str] = []
     for column, channel in enumerate(channels):
         series = values[:, column]
-        gap = np.isnan(series)
-        gaps[channel] = int(gap.sum())
-        wrong = series > _MAX_WIND if channel.endswith("_wind_speed") else np.zeros_like(gap)
-        notes += [f"impossible {channel} of {series[row]:.0f} mph interpolated" for row in np.flatnonzero(wrong)]
-        bad = gap | wrong
+        wrong = series > _MAX_WIND if channel.endswith("_wind_speed") else np.zeros(len(rows), dtype=bool)
+        slips += [f"impossible {channel} of {series[row]:.0f} mph interpolated" for row in np.flatnonzero(wrong)]
+        bad = np.isnan(series) | wrong
+        filled[channel] = int(bad.sum())
         series[bad] = np.interp(rows[bad], rows[~bad], series[~bad])
-    missing = ", ".join(f"{channel} {count}" for channel, count in gaps.items() if count)
-    return (f"{min(gaps.values())}-{max(gaps.values())} missing hours a channel interpolated ({missing})", *notes)
+    low, high = min(filled.values()), max(filled.values())
+    each = ", ".join(f"{channel} {count}" for channel, count in filled.items())
+    return (f"{low}-{high} of {len(rows)} hours a channel interpolated ({each})", *slips)
