@@ -3,6 +3,26 @@
 Import as ``foreblocks.darts.kernels``; this folder is only where the files live.
 """
 
-from .reference import causal_conv1d, mixed_sum, moving_average, selective_scan
+from .reference import (
+    causal_conv1d,
+    conv1d,
+    conv_transpose1d,
+    depthwise_conv1d,
+    mixed_sum,
+    moving_average,
+    moving_average_matrix,
+    selective_scan,
+    time_linear,
+)
 
-__all__ = ["causal_conv1d", "mixed_sum", "moving_average", "selective_scan"]
+__all__ = [
+    "causal_conv1d",
+    "conv1d",
+    "conv_transpose1d",
+    "depthwise_conv1d",
+    "mixed_sum",
+    "moving_average",
+    "moving_average_matrix",
+    "selective_scan",
+    "time_linear",
+]

@@ -6,6 +6,7 @@ They trace under compile, export, ONNX and functorch, and differentiate twice.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -48,6 +49,130 @@ def moving_average(x: Tensor, kernel: int) -> Tensor:
     return (sums[:, kernel:] - sums[:, :length]) / kernel + centre
 
 
+def moving_average_matrix(length: int, kernel: int) -> Tensor:
+    """Return the ``[T, T]`` matrix A with ``moving_average(x, kernel) = A x``, for folding it into a linear map.
+
+    Args:
+        length: T.
+        kernel: window length, at least 1.
+    """
+    return moving_average(torch.eye(length, dtype=torch.float64).unsqueeze(0), kernel)[0].to(torch.get_default_dtype())
+
+
+def time_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Linear map over time, shared by samples and features: ``y[n] = weight · x[n] + bias``.
+
+    Args:
+        x: ``[N, T, D]``.
+        weight: ``[O, T]``.
+        bias: ``[O]`` or None.
+
+    Returns:
+        ``[N, O, D]``, contiguous; no transpose is paid.
+    """
+    batched = weight.expand(x.shape[0], -1, -1)
+    if bias is None:
+        return torch.bmm(batched, x)
+    return torch.baddbmm(bias.unsqueeze(-1).expand(x.shape[0], -1, 1), batched, x)
+
+
+def conv1d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    stride: int = 1,
+    dilation: int = 1,
+    groups: int = 1,
+    padding: Literal["same", "causal", "valid"] = "same",
+) -> Tensor:
+    """Convolution over time in ``[N, T, D]``.
+
+    Args:
+        x: ``[N, T, I]``.
+        weight: ``[O, I / groups, W]``.
+        bias: ``[O]`` or None.
+        stride: steps between two outputs.
+        dilation: steps between two taps.
+        groups: ``I`` for a depthwise convolution.
+        padding: ``"same"`` pads zeros around a centred window (an even one reaches one step further into the past),
+            ``"causal"`` pads on the left only, so that no output sees a later step, ``"valid"`` does not pad.
+
+    Returns:
+        ``[N, ceil(T / stride), O]``, or fewer steps if valid; contiguous.
+
+    ``[N, T, D]`` is an image of height 1 in channels-last layout, so a 2-D convolution takes it without a copy.
+    """
+    reach = 0 if padding == "valid" else (weight.shape[-1] - 1) * dilation
+    left = reach if padding == "causal" else reach - reach // 2
+    right = reach - left
+    symmetric = left == right
+    if not symmetric:
+        x = F.pad(x, (0, 0, left, right))
+    image = x.unsqueeze(1).permute(0, 3, 1, 2)
+    out = F.conv2d(
+        image,
+        weight.unsqueeze(2),
+        bias,
+        stride=(1, stride),
+        padding=(0, left if symmetric else 0),
+        dilation=(1, dilation),
+        groups=groups,
+    )
+    return out.permute(0, 2, 3, 1).squeeze(1).contiguous()
+
+
+def conv_transpose1d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    length: int,
+    stride: int = 2,
+    padding: int = 0,
+    groups: int = 1,
+) -> Tensor:
+    """Transposed convolution over time in ``[N, T, D]``.
+
+    Args:
+        x: ``[N, T, I]``.
+        weight: ``[I, O / groups, W]``.
+        bias: ``[O]`` or None.
+        length: steps of the output; those beyond the natural length are padded by the operation (fewer than
+            ``stride``), those before it are cut.
+        stride: steps between two windows.
+        padding: steps cut from both ends.
+        groups: ``I`` for a depthwise convolution.
+
+    Returns:
+        ``[N, length, O]``, contiguous.
+    """
+    natural = (x.shape[1] - 1) * stride + weight.shape[-1] - 2 * padding
+    image = x.unsqueeze(1).permute(0, 3, 1, 2)
+    out = F.conv_transpose2d(
+        image,
+        weight.unsqueeze(2),
+        bias,
+        stride=(1, stride),
+        padding=(0, padding),
+        output_padding=(0, max(length - natural, 0)),
+        groups=groups,
+    )
+    return out.permute(0, 2, 3, 1).squeeze(1)[:, :length].contiguous()
+
+
+def depthwise_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, dilation: int = 1) -> Tensor:
+    """Centred depthwise convolution over time, zero padded.
+
+    Args:
+        x: ``[N, T, D]``.
+        weight: ``[D, W]``.
+        bias: ``[D]`` or None.
+        dilation: steps between two taps.
+    """
+    return conv1d(x, weight.unsqueeze(1), bias, dilation=dilation, groups=x.shape[-1])
+
+
 def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, dilation: int = 1) -> Tensor:
     """Depthwise convolution over time that sees no later step.
 
@@ -56,16 +181,8 @@ def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, dila
         weight: ``[D, W]``; ``weight[:, -1]`` multiplies the current step.
         bias: ``[D]`` or None.
         dilation: steps between two taps.
-
-    Written as W shifted multiply-adds: ``[N, T, D]`` stays contiguous, so no transpose is paid.
     """
-    length = x.shape[1]
-    taps = weight.shape[1]
-    padded = F.pad(x, (0, 0, (taps - 1) * dilation, 0))
-    out = padded[:, :length] * weight[:, 0]
-    for tap in range(1, taps):
-        out = torch.addcmul(out, padded[:, tap * dilation : tap * dilation + length], weight[:, tap])
-    return out if bias is None else out + bias
+    return conv1d(x, weight.unsqueeze(1), bias, dilation=dilation, groups=x.shape[-1], padding="causal")
 
 
 def selective_scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor | None = None) -> Tensor:
