@@ -7,7 +7,6 @@ The meaning of a field stands beside it, after ``#:``.
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import importlib
 from collections.abc import Mapping
@@ -35,8 +34,8 @@ PRUNING_STRATEGIES = ("performance", "probability", "gradient", "entropy")
 ROBUSTNESS_MODES = ("topk_freq", "avg_rank", "worst_rank", "spearman")
 
 
-def _copy_of(default: list | dict) -> Any:
-    return field(default_factory=lambda: copy.deepcopy(default))
+def _default_families() -> dict[str, list[str]]:
+    return {family: list(ops) for family, ops in DEFAULT_OP_FAMILIES.items()}
 
 
 class _PlainConfig:
@@ -99,11 +98,11 @@ def _plain(value: Any) -> Any:
 class DARTSSearchSpaceConfig(_PlainConfig):
     """What a candidate may be made of."""
 
-    all_ops: list[str] = _copy_of(DEFAULT_OPS)  #: ops that may be drawn
-    arch_modes: list[str] = _copy_of(DEFAULT_ARCH_MODES)  #: sequence parts that may be drawn
+    all_ops: list[str] = field(default_factory=DEFAULT_OPS.copy)  #: ops that may be drawn
+    arch_modes: list[str] = field(default_factory=DEFAULT_ARCH_MODES.copy)  #: sequence parts that may be drawn
     #: family name to its ops; a candidate draws families first, then ops inside them
-    op_families: dict[str, list[str]] = _copy_of(DEFAULT_OP_FAMILIES)
-    hidden_dims: list[int] = _copy_of([32, 64, 128])  #: choices of the width D
+    op_families: dict[str, list[str]] = field(default_factory=_default_families)
+    hidden_dims: list[int] = field(default_factory=lambda: [32, 64, 128])  #: choices of the width D
     cell_range: tuple[int, int] = (1, 2)  #: fewest and most stacked cells
     node_range: tuple[int, int] = (2, 4)  #: fewest and most nodes of a cell (at least 2)
     family_range: tuple[int, int] = (1, 3)  #: fewest and most families of a candidate
@@ -113,9 +112,9 @@ class DARTSSearchSpaceConfig(_PlainConfig):
     edge_to_op_target: float = 1.0  #: wanted edges per op that is not Identity, when the number of nodes is drawn
     edge_to_op_max_ratio: float = 1.8  #: upper bound of that ratio
     #: attention kernels that may be drawn: ``sdp``, ``linear``, ``probsparse``, ``cosine``, ``local``; ``auto`` is all
-    attention_variants: list[str] = _copy_of(DEFAULT_ATTENTION_VARIANTS)
+    attention_variants: list[str] = field(default_factory=DEFAULT_ATTENTION_VARIANTS.copy)
     #: feed-forward blocks that may be drawn: ``swiglu``, ``moe``; ``auto`` is all
-    ffn_variants: list[str] = _copy_of(DEFAULT_FFN_VARIANTS)
+    ffn_variants: list[str] = field(default_factory=DEFAULT_FFN_VARIANTS.copy)
 
     def __post_init__(self) -> None:
         self._lists("all_ops", "arch_modes", "attention_variants", "ffn_variants", of=str)
@@ -149,16 +148,15 @@ class DARTSTrainConfig(_PlainConfig):
     progressive_shrinking: bool = True  #: drop weak ops while searching
     hybrid_pruning_start_epoch: int = 20  #: ops are dropped after this epoch
     hybrid_pruning_interval: int = 10  #: epochs between two prunings
-    hybrid_pruning_base_threshold: float = 0.15  #: weight below which an op is dropped, in [0, 1]
+    hybrid_pruning_base_threshold: float = 0.15  #: weight below which an op is dropped at the end, in [0, 1]
     hybrid_pruning_strategy: str = "performance"  #: what "weak" means, out of ``PRUNING_STRATEGIES``
-    hybrid_pruning_freeze_logit: float = -20.0  #: logit given to a dropped op
+    hybrid_pruning_freeze_logit: float = -20.0  #: has no effect
     use_bilevel_optimization: bool = True  #: train weights and alphas on separate blocks of the training rows
     use_amp: bool = True  #: mixed precision, on CUDA only
     gradient_accumulation_steps: int = 1  #: batches per weight step
     verbose: bool = True  #: log progress at INFO
-    #: penalties of the alphas; None means ``kl_divergence`` and ``efficiency``
-    regularization_types: list[str] | None = None
-    regularization_weights: list[float] | None = None  #: their weights; None means 0.05 and 0.01
+    regularization_types: list[str] | None = None  #: penalties of the alphas beside those of the edges; None means none
+    regularization_weights: list[float] | None = None  #: their weights; None means 0.01 each
     temperature_schedule: str = "cosine"  #: how the softmax temperature falls, out of ``TEMPERATURE_SCHEDULES``
     edge_sharpening_max_weight: float = 0.03  #: weight of the entropy penalty at the end of the search
     edge_sharpening_start_frac: float = 0.35  #: share of the epochs after which that penalty ramps up, in [0, 1]

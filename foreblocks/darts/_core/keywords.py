@@ -45,14 +45,15 @@ class Keyword:
 
 
 _WORKS = Keyword("works")
+_PLAIN = (bool, int, float, str)
 
 
 def _alias(replacement: str, convert: Callable[[Any, Mapping[str, Any]], Any] | None = None) -> Keyword:
     return Keyword("alias", None, f"renamed to {replacement}", replacement, convert=convert)
 
 
-def _obsolete(default: Any, reason: str) -> Keyword:
-    return Keyword("obsolete", default, reason)
+def _obsolete(default: Any, reason: str, *silent: Any) -> Keyword:
+    return Keyword("obsolete", default, reason, silent=silent)
 
 
 def _pending(default: Any, reason: str, *silent: Any) -> Keyword:
@@ -60,7 +61,8 @@ def _pending(default: Any, reason: str, *silent: Any) -> Keyword:
 
 
 def _start_fraction(epoch: int, folded: Mapping[str, Any]) -> float:
-    return min(1.0, max(0.0, epoch / max(1, folded["epochs"])))
+    epochs = folded["epochs"] if "epochs" in folded else folded["search_epochs"]
+    return min(1.0, max(0.0, epoch / max(1, epochs)))
 
 
 def _shrink_unless_off(enabled: bool, folded: Mapping[str, Any]) -> bool:
@@ -68,7 +70,6 @@ def _shrink_unless_off(enabled: bool, folded: Mapping[str, Any]) -> bool:
 
 
 _SECOND_ORDER = "the search is first order"
-_PRUNING = "ops are not pruned while searching"
 _PARALLEL_DECODER = "all horizon steps are made in parallel by one kind of decoder"
 _NO_TRACKER = "ops are not rated by the size of their output"
 
@@ -87,19 +88,17 @@ _BILEVEL: dict[str, Keyword] = {
     "diversity_check_freq": _obsolete(1, "the collapse watch looks at every epoch"),
     "state_mix_ortho_reg_weight": _obsolete(1e-3, "the network has no state mixing"),
     "transformer_exploration_weight": _obsolete(0.01, "attention and feed-forward variants are drawn per candidate"),
-    "progressive_shrinking": _pending(True, _PRUNING, False),
-    "hybrid_pruning_start_epoch": _pending(20, _PRUNING),
-    "hybrid_pruning_interval": _pending(10, _PRUNING),
-    "hybrid_pruning_base_threshold": _pending(0.15, _PRUNING),
-    "hybrid_pruning_strategy": _pending("performance", _PRUNING),
-    "hybrid_pruning_freeze_logit": _pending(-20.0, _PRUNING),
+    "hybrid_pruning_freeze_logit": _obsolete(-20.0, "a pruned op is masked, whatever its logit"),
     "hessian_penalty_weight": _pending(0.0, _SECOND_ORDER),
     "hessian_fd_eps": _pending(1e-2, _SECOND_ORDER),
     "hessian_update_freq": _pending(1, _SECOND_ORDER),
     "use_swa": _pending(False, "weights are not averaged while searching"),
 }
 _FINAL: dict[str, Keyword] = {
+    "use_swa": _obsolete(False, "the average of the late weights is kept when it validates better", True),
     "swa_start": _obsolete(75, "averaging starts at the share swa_start_ratio of the epochs"),
+    "swa_lr": _obsolete(5e-4, "averaging keeps the schedule of the learning rate"),
+    "gradient_accumulation_steps": _pending(1, "every batch of the final training is one step"),
 }
 _SEARCH: dict[str, Keyword] = {
     **_BILEVEL,
@@ -193,7 +192,7 @@ def warn_keywords(function: str, values: Mapping[str, Any]) -> None:
         if _same(value, entry.default) or any(_same(value, other) for other in entry.silent):
             continue
         if entry.status == "alias":
-            _deprecated(function, name, entry)
+            _deprecated(function, name, entry, stacklevel=4)
         elif entry.status in ("obsolete", "pending"):
             when = "yet" if entry.status == "pending" else "any more"
             dead.append(f"{name}={value!r} has no effect {when} ({entry.reason})")
@@ -204,7 +203,7 @@ def warn_keywords(function: str, values: Mapping[str, Any]) -> None:
 def _apply_alias(function: str, name: str, value: Any, folded: dict[str, Any], given: set[str]) -> None:
     entry = keyword(function, name)
     target = str(entry.replacement)
-    _deprecated(function, name, entry)
+    _deprecated(function, name, entry, stacklevel=5)
     value = value if entry.convert is None else entry.convert(value, folded)
     if target in given and not _same(folded[target], value):
         raise InvalidArgument(
@@ -213,16 +212,14 @@ def _apply_alias(function: str, name: str, value: Any, folded: dict[str, Any], g
     folded[target] = value
 
 
-def _deprecated(function: str, name: str, entry: Keyword) -> None:
+def _deprecated(function: str, name: str, entry: Keyword, stacklevel: int) -> None:
+    # The level is that of the caller of the public method, which calls fold_keywords or warn_keywords.
     message = f"{function}(): {name} is deprecated, use {entry.replacement}."
-    warnings.warn(message, DeprecationWarning, stacklevel=5)
+    warnings.warn(message, DeprecationWarning, stacklevel=stacklevel)
 
 
 def _same(left: Any, right: Any) -> bool:
-    """Whether two plain values are equal; 1 and True, or a list and a tuple, are not told apart or mixed up."""
+    """Whether two plain values are equal; a list and a tuple with the same entries are."""
     if isinstance(left, (list, tuple)) and isinstance(right, (list, tuple)):
         return list(left) == list(right)
     return left is right or (type(left) in _PLAIN and type(right) in _PLAIN and left == right)
-
-
-_PLAIN = (bool, int, float, str)
