@@ -10,7 +10,6 @@ from .reference import (
     depthwise_conv1d,
     mixed_sum,
     moving_average,
-    moving_average_matrix,
     selective_scan,
     time_linear,
 )
@@ -22,7 +21,6 @@ __all__ = [
     "depthwise_conv1d",
     "mixed_sum",
     "moving_average",
-    "moving_average_matrix",
     "selective_scan",
     "time_linear",
 ]

@@ -166,16 +166,15 @@ class SeriesDecomposition(nn.Module):
     Args:
         kernel: odd window of the moving average.
 
-    ``bypass`` (False) makes the remainder the input itself: scores that need a network without cancellation, such as
-    SynFlow, set it while they run. Source: Zeng et al., AAAI 2023.
+    A module and not a function, so that scores which need a network without cancellation, such as SynFlow, can put
+    something else in its place. Source: Zeng et al., AAAI 2023.
     """
 
     def __init__(self, kernel: int) -> None:
         super().__init__()
         self.kernel = kernel
-        self.bypass = False
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Map ``[N, T, D]`` to ``(remainder, trend)``, both ``[N, T, D]``."""
         trend = moving_average(x, self.kernel)
-        return (x if self.bypass else x - trend), trend
+        return x - trend, trend

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..kernels import moving_average_matrix, time_linear
+from ..kernels import time_linear
 from .blocks import FeatureDropout, SeriesDecomposition, TimeLinear, check_length, odd_kernel, pad_steps, rms_norm
 from .registry import register_op
 
@@ -29,10 +29,8 @@ class DLinear(nn.Module):
         length: T; the trend is a moving average over ``min(25, T)`` steps with the edges repeated.
         dropout: rate on the branch.
 
-    Output ``RMSNorm(x + W_t trend(x) + W_r (x - trend(x)) + b)``. The average is linear, so both maps and the average
-    become one ``[T, T]`` matrix per call and x is read once. Both maps start as the mean over time.
-
-    ``bypass`` (False) makes the remainder the input itself, as in ``SeriesDecomposition``.
+    Output ``RMSNorm(x + W_t trend(x) + W_r (x - trend(x)) + b)``. The split is linear: it is applied to unit vectors
+    and folded with both maps into one ``[T, T]`` matrix, so that x is read once. Both maps start as the mean over time.
 
     Raises:
         InvalidArgument: the input of ``forward`` has another T.
@@ -43,9 +41,7 @@ class DLinear(nn.Module):
     def __init__(self, dim: int, length: int, *, dropout: float = 0.1) -> None:
         super().__init__()
         self.length = length
-        self.bypass = False
-        average = moving_average_matrix(length, odd_kernel(length))
-        self.register_buffer("average", average, persistent=False)
+        self.split = SeriesDecomposition(odd_kernel(length))
         self.trend = nn.Parameter(torch.full((length, length), 1.0 / length))
         self.remainder = nn.Parameter(torch.full((length, length), 1.0 / length))
         self.bias = nn.Parameter(torch.zeros(length))
@@ -55,8 +51,8 @@ class DLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[N, T, D]`` to ``[N, T, D]``."""
         check_length("DLinear", x, self.length)
-        on_average = self.trend if self.bypass else self.trend - self.remainder
-        weight = torch.addmm(self.remainder, on_average, self.average)
+        remainder, trend = self.split(torch.eye(self.length, dtype=x.dtype, device=x.device).unsqueeze(0))
+        weight = torch.addmm(self.remainder @ remainder[0], self.trend, trend[0])
         return self.norm(x + self.dropout(time_linear(x, weight, self.bias)))
 
 

@@ -107,7 +107,8 @@ class Fourier(nn.Module):
         self.filter_real = nn.Parameter(1.0 + 0.1 * torch.randn(self.modes, dim))
         self.filter_imag = nn.Parameter(0.1 * torch.randn(self.modes, dim))
         self.mix = nn.Linear(dim, 2 * dim, bias=False)
-        self.mix_bias = nn.Parameter(torch.zeros(2, dim))
+        self.bias_real = nn.Parameter(torch.zeros(dim))
+        self.bias_imag = nn.Parameter(torch.zeros(dim))
         self.gate = nn.Linear(dim, dim)
         self.dropout = FeatureDropout(dropout)
         self.norm = rms_norm(dim)
@@ -124,11 +125,10 @@ class Fourier(nn.Module):
             dim=1,
         )
         by_real, by_imag = self.mix(filtered).chunk(2, dim=-1)  # each [N, 2M, D]
-        bias_real, bias_imag = self.mix_bias
         spectrum = torch.cat(
             [
-                by_real[:, : self.modes] - by_imag[:, self.modes :] + bias_real,
-                by_real[:, self.modes :] + by_imag[:, : self.modes] + bias_imag,
+                by_real[:, : self.modes] - by_imag[:, self.modes :] + self.bias_real,
+                by_real[:, self.modes :] + by_imag[:, : self.modes] + self.bias_imag,
             ],
             dim=1,
         )
