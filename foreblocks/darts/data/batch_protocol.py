@@ -77,5 +77,5 @@ def _check_future(future: Tensor, x: Tensor, y: Tensor) -> None:
     fits = future.ndim == 3 and future.shape[0] == x.shape[0] and future.shape[-1] == x.shape[-1]
     if not fits or future.shape[1] < steps:
         raise DataError(
-            f"x_future has shape {tuple(future.shape)}, but must be [B={x.shape[0]}, at least {steps}, C={x.shape[-1]}]."
+            f"x_future has shape {tuple(future.shape)}, but must be [B={x.shape[0]}, >= {steps}, C={x.shape[-1]}]."
         )
