@@ -172,3 +172,40 @@ def test_type_checkers_see_the_names_where_they_are_loaded_from() -> None:
 
 def test_the_version_is_that_of_the_distribution() -> None:
     assert darts.__version__ == importlib.metadata.version("foreblocks-darts")
+
+
+def _good(a, b=1, *, c="x", extra=None, **kwargs):  # type: ignore[no-untyped-def]
+    """A function with the parameters of ``WANTED`` and more."""
+
+
+def _other_default(a, b=2, *, c="x"):  # type: ignore[no-untyped-def]
+    """One default differs."""
+
+
+def _other_order(b=1, a=None, *, c="x"):  # type: ignore[no-untyped-def]
+    """Positional arguments would be mixed up."""
+
+
+def _missing(a, b=1):  # type: ignore[no-untyped-def]
+    """A keyword is missing."""
+
+
+def _needs_more(a, b=1, *, c="x", extra):  # type: ignore[no-untyped-def]
+    """An old call would fail."""
+
+
+WANTED = [
+    {"name": "a", "kind": "POSITIONAL_OR_KEYWORD"},
+    {"name": "b", "kind": "POSITIONAL_OR_KEYWORD", "default_repr": "1"},
+    {"name": "c", "kind": "KEYWORD_ONLY", "default_repr": "'x'"},
+]
+
+
+def test_the_check_of_signatures_passes_more_parameters() -> None:
+    _check_signature(_good, WANTED)
+
+
+@pytest.mark.parametrize("function", [_other_default, _other_order, _missing, _needs_more])
+def test_the_check_of_signatures_can_fail(function: Any) -> None:
+    with pytest.raises(AssertionError):
+        _check_signature(function, WANTED)
