@@ -21,9 +21,13 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
     try:
         resolved = torch.device(device)
     except (RuntimeError, TypeError) as error:
-        raise InvalidArgument(f"device={device!r} is no torch device; use 'auto', 'cpu', 'cuda' or 'cuda:N'.") from error
+        raise InvalidArgument(
+            f"device={device!r} is no torch device; use 'auto', 'cpu', 'cuda' or 'cuda:N'."
+        ) from error
     if resolved.type == "cuda" and not torch.cuda.is_available():
-        raise InvalidArgument(f"device={str(resolved)!r} asked for, but CUDA is not available here; use 'auto' or 'cpu'.")
+        raise InvalidArgument(
+            f"device={str(resolved)!r} asked for, but CUDA is not available here; use 'auto' or 'cpu'."
+        )
     return resolved
 
 

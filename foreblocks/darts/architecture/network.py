@@ -147,7 +147,11 @@ class TimeSeriesDARTS(nn.Module):
         self.skeleton = Skeleton(self.macro)
         self.cells = nn.ModuleList(
             DARTSCell(
-                hidden_dim, self.macro.num_tokens, self.selected_ops, num_nodes=num_nodes, dropout=dropout,
+                hidden_dim,
+                self.macro.num_tokens,
+                self.selected_ops,
+                num_nodes=num_nodes,
+                dropout=dropout,
                 settings=settings,
             )
             for _ in range(check_int("num_cells", num_cells, low=1))
@@ -243,9 +247,7 @@ class TimeSeriesDARTS(nn.Module):
 
     def prune_weak_operations(self, threshold: float = 0.1, strategy: str = "probability") -> dict[str, Any]:
         """Prune ops that are weaker than ``threshold``; see ``architecture.pruning.prune_edges``."""
-        edges = [
-            (f"cell_{i}_edge_{j}", edge) for i, cell in enumerate(self.cells) for j, edge in enumerate(cell.edges)
-        ]
+        edges = [(f"cell_{i}_edge_{j}", edge) for i, cell in enumerate(self.cells) for j, edge in enumerate(cell.edges)]
         return prune_edges(edges, threshold=threshold, strategy=strategy)
 
     def get_config(self) -> dict[str, Any]:
@@ -315,5 +317,3 @@ def _ops_that_fit(names: Sequence[str], length: int) -> list[str]:
     if len(kept) < len(resolved):
         logger.warning("ops %s need more than %d tokens and are left out.", sorted(set(resolved) - set(kept)), length)
     return kept
-
-

@@ -164,7 +164,9 @@ class ArchSpec:
     def from_dict(cls, data: Mapping[str, Any]) -> ArchSpec:
         """Rebuild a spec; unknown or missing keys raise ``InvalidArgument``."""
         if data.get("format", FORMAT_VERSION) != FORMAT_VERSION:
-            raise InvalidArgument(f"arch spec format={data.get('format')!r} is not supported; this is {FORMAT_VERSION}.")
+            raise InvalidArgument(
+                f"arch spec format={data.get('format')!r} is not supported; this is {FORMAT_VERSION}."
+            )
         body = {key: value for key, value in data.items() if key != "format"}
         _only(body, cls)
         cells = tuple(
@@ -196,10 +198,7 @@ class ArchSpec:
 
     def diff(self, other: ArchSpec) -> list[str]:
         """Return one line for each place where two specs differ."""
-        return [
-            f"{key}: {mine!r} != {theirs!r}"
-            for key, mine, theirs in _walk("", self.to_dict(), other.to_dict())
-        ]
+        return [f"{key}: {mine!r} != {theirs!r}" for key, mine, theirs in _walk("", self.to_dict(), other.to_dict())]
 
     def __str__(self) -> str:
         m = self.macro

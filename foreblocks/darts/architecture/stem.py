@@ -103,5 +103,3 @@ class Head(nn.Module):
         if m.channel_mode == "mixed":
             return y
         return y.squeeze(-1).unflatten(0, (batch, m.input_dim)).transpose(1, 2)
-
-

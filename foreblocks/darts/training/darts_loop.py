@@ -40,9 +40,7 @@ class SearchData:
     val: WindowSource
 
     @classmethod
-    def split(
-        cls, train: WindowSource, val: WindowSource, config: DARTSTrainConfig, *, batch_size: int
-    ) -> SearchData:
+    def split(cls, train: WindowSource, val: WindowSource, config: DARTSTrainConfig, *, batch_size: int) -> SearchData:
         """Split as the config says; ``use_bilevel_optimization=False`` trains the alphas on the validation windows."""
         if not config.use_bilevel_optimization:
             return cls(train, torch.arange(len(train)), val, torch.arange(len(val)), val)
@@ -102,7 +100,9 @@ def _epoch(stepper: BilevelStepper, data: SearchData, epoch: int) -> float:
     limits, config = stepper.limits, stepper.config
     model = stepper.state.model.train()
     order = generator("batches", limits.seed, epoch)
-    batches = list(iter_batches(len(data.weight_rows), limits.batch_size, generator=order, max_batches=limits.max_train_batches))
+    batches = list(
+        iter_batches(len(data.weight_rows), limits.batch_size, generator=order, max_batches=limits.max_train_batches)
+    )
     arch = _cycle(data.arch_rows, limits, epoch)
     total, count = torch.zeros((), dtype=torch.float64, device=limits.device), 0
     for number, part in enumerate(batches):

@@ -131,9 +131,7 @@ def _epoch(
     epoch: int,
 ) -> float:
     order = generator("batches", limits.seed, epoch)
-    batches = list(
-        iter_batches(len(train), limits.batch_size, generator=order, max_batches=limits.max_train_batches)
-    )
+    batches = list(iter_batches(len(train), limits.batch_size, generator=order, max_batches=limits.max_train_batches))
     total_steps = config.epochs * len(batches)
     total, count = torch.zeros((), dtype=torch.float64, device=limits.device), 0
     model.train()

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 
 
-def one_cycle(step: int, total: int, peak: float, *, rise: float = 0.3, div: float = 25.0, final_div: float = 1e3) -> float:
+def one_cycle(
+    step: int, total: int, peak: float, *, rise: float = 0.3, div: float = 25.0, final_div: float = 1e3
+) -> float:
     """Return the learning rate of the 1cycle policy (Smith and Topin, 2018) with cosine arms.
 
     Args:

@@ -1,0 +1,144 @@
+"""Phase 3: successive halving over searches that carry their state from rung to rung."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from .._core.errors import SearchFailed
+from .._core.logging import get_logger
+from .._core.types import WindowSource
+from ..architecture.spec import ArchSpec
+from ..training.events import Event, emit
+from .candidates import CandidateConfig
+from .executor import Failure, ProcessExecutor, SerialExecutor
+from .settings import SearchSettings, rung_epochs
+from .tasks import RungTask, train_rung
+
+logger = get_logger(__name__)
+
+
+@dataclass
+class Runner:
+    """A promoted candidate on its way through the rungs.
+
+    Attributes:
+        record: its record of phase 1.
+        candidate: its configuration.
+        seed: seed of its weights.
+        state: state of its search, plain data; None before the first rung.
+        last: what the last rung returned, without the state.
+        history: one entry per rung, with the documented keys.
+    """
+
+    record: dict[str, Any]
+    candidate: CandidateConfig
+    seed: int
+    state: dict[str, Any] | None = None
+    last: dict[str, Any] = field(default_factory=dict)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def spec(self) -> ArchSpec:
+        """The architecture that its alphas point to."""
+        return ArchSpec.from_dict(self.last["spec"])
+
+    @property
+    def derived_loss(self) -> float:
+        """Validation loss of the derived path after the last rung."""
+        return float(self.last["derived_loss"])
+
+
+@dataclass
+class Halving:
+    """Result of phase 3: survivors best first, all runners, a row per rung, and the failures by candidate id."""
+
+    survivors: list[Runner]
+    runners: list[Runner]
+    rounds: list[dict[str, Any]]
+    failures: dict[int, str]
+
+
+def run_halving(
+    runners: Sequence[Runner],
+    train: WindowSource,
+    val: WindowSource,
+    settings: SearchSettings,
+    executor: SerialExecutor | ProcessExecutor,
+) -> Halving:
+    """Train the runners rung by rung; after each, the best ceil(n / factor) by derived loss go on.
+
+    Raises:
+        SearchFailed: every candidate failed; the message has each reason.
+    """
+    config = replace(settings.train, epochs=settings.search.search_epochs)
+    rungs = rung_epochs(settings.search)
+    factor = max(2, settings.search.phase3_reduction_factor)
+    live = list(runners)
+    rounds: list[dict[str, Any]] = []
+    failures: dict[int, str] = {}
+    for number, budget in enumerate(rungs):
+        tasks = [RungTask(r.candidate, r.seed, train, val, config, settings.limits, budget, r.state) for r in live]
+        before = list(live)
+
+        def record(
+            position: int, result: Any, before: list[Runner] = before, rung: int = number, end: int = budget
+        ) -> None:
+            _record(before[position], result, rung, end, failures, settings)
+
+        executor.map(train_rung, tasks, record)
+        live = [r for r in live if r.record["candidate_id"] not in failures]
+        if not live:
+            reasons = "; ".join(f"candidate {key}: {reason}" for key, reason in failures.items())
+            raise SearchFailed(f"every promoted candidate failed: {reasons}")
+        live.sort(key=lambda r: (r.derived_loss, r.record["candidate_id"]))
+        kept = len(live) if number == len(rungs) - 1 else math.ceil(len(live) / factor)
+        rounds.append(_round(number, budget, live, kept))
+        live = live[:kept]
+    return Halving(live, list(runners), rounds, failures)
+
+
+def _record(
+    runner: Runner, result: Any, rung: int, budget: int, failures: dict[int, str], settings: SearchSettings
+) -> None:
+    identity = runner.record["candidate_id"]
+    if isinstance(result, Failure):
+        failures[identity] = result.reason
+        emit(settings.callbacks, Event.CANDIDATE_FAILED, candidate_id=identity, phase="phase3", reason=result.reason)
+        return
+    done = runner.history[-1]["epochs"] if runner.history else 0
+    runner.state = result.pop("state")
+    runner.last = result
+    runner.history.append(
+        {
+            "rung": rung,
+            "epoch_budget": budget,
+            "epochs": result["epochs"],
+            "delta_epochs": result["epochs"] - done,
+            "mixed_val_loss": result["mixed_val_loss"],
+            "derived_val_loss": result["derived_loss"],
+            "alpha_steps": result["alpha_steps"],
+            "train_time_sec": result["train_seconds"],
+            "derive_eval_time_sec": result["derive_seconds"],
+            "total_time_sec": result["train_seconds"] + result["derive_seconds"],
+        }
+    )
+    emit(
+        settings.callbacks, Event.RUNG_END, candidate_id=identity, rung=rung, epochs=result["epochs"],
+        val_loss=result["derived_loss"],
+    )  # fmt: skip
+
+
+def _round(number: int, budget: int, ranked: Sequence[Runner], kept: int) -> dict[str, Any]:
+    return {
+        "rung_index": number,
+        "epoch_budget": budget,
+        "num_candidates": len(ranked),
+        "num_promoted": kept,
+        "results": [
+            {"candidate_id": r.record["candidate_id"], "val_loss": r.derived_loss, **r.history[-1]} for r in ranked
+        ],
+        "promoted_candidate_ids": [r.record["candidate_id"] for r in ranked[:kept]],
+    }

@@ -1,0 +1,178 @@
+"""The result of a search, with every documented key."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from ..architecture.derive import derive_network
+from .candidates import build_candidate
+from .halving import Runner
+from .settings import SearchSettings
+
+if TYPE_CHECKING:
+    from .multi_fidelity import Progress
+
+NOISE_BAND = 0.003  # MSE differences below this are within the seed noise of published results at horizon 96
+
+
+def assemble(progress: Progress, best: Runner, settings: SearchSettings) -> dict[str, Any]:
+    """Return the documented dictionary of ``multi_fidelity_search``, and the honest comparison beside it."""
+    finished = progress.finished
+    survivors = progress.halving.survivors
+    trained = [_trained(runner, settings) for runner in survivors]
+    best_entry = trained[survivors.index(best)]
+    comparison = compare(finished.metrics, finished.baselines.ridge_star, finished.blend_weights)
+    records = [_with_model(record, settings) for record in progress.records]
+    promoted = {record["candidate_id"] for record in progress.promoted}
+    return {
+        "final_model": finished.model,
+        "candidates": records,
+        "top_candidates": [record for record in records if record["candidate_id"] in promoted],
+        "trained_candidates": trained,
+        "best_candidate": best_entry,
+        "final_results": final_results(finished),
+        "final_config": _searched(best, settings).get_config(),
+        "final_discrete_architecture": _discrete(best, settings),
+        "search_config": search_config(settings, len(progress.promoted)),
+        "trained_non_derived_candidates": [_mixed(runner, settings) for runner in survivors],
+        "final_reset_modules": _count_modules(finished.network) if settings.search.retrain_final_from_scratch else 0,
+        "arch_spec": best.spec,
+        "baselines": comparison["baselines"],
+        "ridge_star": comparison["ridge_star"],
+        "network": comparison["network"],
+        "blend": comparison["blend"],
+        "verdict": comparison["verdict"],
+        "num_parameters": sum(p.numel() for p in finished.network.parameters()),
+        "op_counts": best.spec.op_counts(),
+        "arch": str(best.spec),
+        "phase_seconds": dict(progress.seconds),
+        "failed_candidates": dict(progress.failures),
+        "rungs": progress.halving.rounds,
+    }
+
+
+def final_results(finished: Any) -> dict[str, Any]:
+    """Return the documented ``final_results``: the final training and the test metrics of the final model."""
+    metrics = finished.metrics["blend"]
+    return {
+        **finished.training,
+        "model": finished.model,
+        "test_loss": metrics["mse"],
+        "final_metrics": dict(metrics),
+    }
+
+
+def compare(metrics: Mapping[str, Mapping[str, float]], star: str, weights: Mapping[str, float]) -> dict[str, Any]:
+    """Return the baselines, the network and the blend side by side, with one sentence of verdict."""
+    baselines = {name: dict(m) for name, m in metrics.items() if name not in ("network", "blend")}
+    name, best = min(baselines.items(), key=lambda item: item[1]["mse"])
+    blend = metrics["blend"]["mse"]
+    gain = best["mse"] - blend
+    if gain <= 0:
+        verdict = f"The final model does not beat {name} ({blend:.4f} against {best['mse']:.4f} test MSE)."
+    elif gain < NOISE_BAND:
+        verdict = (
+            f"The final model beats {name} by {gain:.4f} test MSE, which is within the noise of one seed: "
+            "searching further is unlikely to pay."
+        )
+    else:
+        verdict = f"The final model beats the best baseline, {name}, by {gain:.4f} test MSE ({gain / best['mse']:.1%})."
+    return {
+        "baselines": baselines,
+        "ridge_star": star,
+        "network": dict(metrics["network"]),
+        "blend": {**metrics["blend"], "weights": dict(weights)},
+        "verdict": verdict,
+    }
+
+
+def search_config(settings: SearchSettings, top_k: int) -> dict[str, Any]:
+    """Return the documented ``search_config``."""
+    s = settings.search
+    return {
+        "num_candidates": s.num_candidates,
+        "search_epochs": s.search_epochs,
+        "final_epochs": s.final_epochs,
+        "top_k": top_k,
+        "max_samples": s.max_samples,
+        "max_workers": s.max_workers,
+        "retrain_final_from_scratch": s.retrain_final_from_scratch,
+        "discrete_arch_threshold": s.discrete_arch_threshold,
+        "phase1_rescore_mode": s.phase1_rescore_mode,
+        "phase3_reduction_factor": s.phase3_reduction_factor,
+        "phase3_min_epoch_budget": s.phase3_min_epoch_budget,
+        "phase3_rung_epochs": s.phase3_rung_epochs,
+        "phase3_verbose": True,
+        "seed": settings.limits.seed,
+        "batch_size": settings.limits.batch_size,
+        "max_train_batches": settings.limits.max_train_batches,
+        "screening_windows": settings.screening_windows,
+    }
+
+
+def _searched(runner: Runner, settings: SearchSettings) -> Any:
+    model = build_candidate(runner.candidate, seed=runner.seed, use_gdas=settings.train.use_gdas)
+    model.load_state_dict(runner.state["best_state"] or runner.state["model"])
+    model.set_temperature(runner.state["temperature"])
+    return model.eval()
+
+
+def _discrete(runner: Runner, settings: SearchSettings) -> dict[str, Any]:
+    return _searched(runner, settings).derive_discrete_architecture(settings.search.discrete_arch_threshold)
+
+
+def _trained(runner: Runner, settings: SearchSettings) -> dict[str, Any]:
+    searched = _searched(runner, settings)
+    return {
+        "model": derive_network(searched, runner.spec) if settings.keep_models else None,
+        "val_loss": runner.derived_loss,
+        "candidate": runner.record,
+        "search_results": _search_results(runner, searched if settings.keep_models else None),
+        "phase3_round_history": runner.history,
+        "epochs_trained": runner.last["epochs"],
+        "mixed_val_loss": runner.last["mixed_val_loss"],
+        "arch_spec": runner.spec,
+    }
+
+
+def _mixed(runner: Runner, settings: SearchSettings) -> dict[str, Any]:
+    searched = _searched(runner, settings) if settings.keep_models else None
+    return {
+        "model": searched,
+        "val_loss": runner.last["mixed_val_loss"],
+        "candidate": runner.record,
+        "search_results": _search_results(runner, searched),
+        "phase3_round_history": runner.history,
+        "epochs_trained": runner.last["epochs"],
+    }
+
+
+def _search_results(runner: Runner, model: Any) -> dict[str, Any]:
+    history = runner.state["history"]
+    return {
+        "model": model,
+        "final_architecture": model,
+        "train_losses": history["train_losses"],
+        "val_losses": history["val_losses"],
+        "alpha_values": history["alpha_values"],
+        "diversity_scores": [],
+        "best_val_loss": runner.last["mixed_val_loss"],
+        "training_time": sum(row["train_time_sec"] for row in runner.history),
+        "alpha_steps": runner.last["alpha_steps"],
+    }
+
+
+def _with_model(record: Mapping[str, Any], settings: SearchSettings) -> dict[str, Any]:
+    if not settings.keep_models:
+        return dict(record)
+    from .candidates import CandidateConfig
+    from .multi_fidelity import weight_seed
+
+    config = CandidateConfig.from_dict(record)
+    return {**record, "model": build_candidate(config, seed=weight_seed(settings, record["candidate_id"]))}
+
+
+def _count_modules(model: Any) -> int:
+    """Modules whose weights were drawn anew for the final training: all that hold parameters of their own."""
+    return sum(1 for module in model.modules() if list(module.parameters(recurse=False)))

@@ -1,0 +1,79 @@
+"""Everything a staged search is told, as one value."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .._core.errors import InvalidArgument, check_int
+from ..config import DARTSTrainConfig, FinalTrainConfig, MultiFidelitySearchConfig
+from ..training.events import Callback
+from ..training.loop import LoopLimits
+from .candidates import SearchSpace
+
+MIN_SCREENING_WINDOWS = 64
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """The settings of ``run_multi_fidelity_search``.
+
+    Attributes:
+        space: what candidates are made of.
+        search: sizes and rungs of the phases.
+        train: bilevel training; its ``epochs`` are ignored, ``search.search_epochs`` counts.
+        final: final training; its ``epochs`` are ignored, ``search.final_epochs`` counts.
+        limits: batch size, seed, device and batch limits.
+        final_max_train_batches: batches in an epoch of the final training; None means all.
+        num_batches: batches of ``search.max_samples`` windows that are scored in phase 1.
+        keep_models: put live networks into the result.
+        run_dir: folder that receives the run; None writes nothing.
+        seasonal_period: steps of the seasonal naive baseline; None leaves it out.
+        scaler: plain description of the scaling, saved beside the model.
+        callbacks: receive the events.
+    """
+
+    space: SearchSpace
+    search: MultiFidelitySearchConfig
+    train: DARTSTrainConfig
+    final: FinalTrainConfig
+    limits: LoopLimits = field(default_factory=LoopLimits)
+    final_max_train_batches: int | None = None
+    num_batches: int = 1
+    keep_models: bool = False
+    run_dir: Path | None = None
+    seasonal_period: int | None = None
+    scaler: dict | None = None
+    callbacks: Sequence[Callback] = ()
+
+    def __post_init__(self) -> None:
+        s = self.search
+        for name in ("num_candidates", "search_epochs", "final_epochs", "max_samples", "top_k"):
+            check_int(name, getattr(s, name), low=1)
+        if s.top_k > s.num_candidates:
+            raise InvalidArgument(f"top_k={s.top_k} must not exceed num_candidates={s.num_candidates}.")
+
+    @property
+    def screening_windows(self) -> int:
+        """Windows that a candidate is scored on: at least ``MIN_SCREENING_WINDOWS``, as fewer rank at random."""
+        return max(MIN_SCREENING_WINDOWS, self.search.max_samples * self.num_batches)
+
+
+def rung_epochs(search: MultiFidelitySearchConfig) -> list[int]:
+    """Return the epochs at which candidates are compared: halving budgets that end with ``search_epochs``.
+
+    ``search_epochs=10`` with the defaults gives ``[2, 4, 8, 10]``.
+    """
+    total = search.search_epochs
+    if search.phase3_rung_epochs:
+        return sorted(
+            {min(total, check_int("phase3_rung_epochs", e, low=1)) for e in search.phase3_rung_epochs} | {total}
+        )
+    factor = max(2, search.phase3_reduction_factor)
+    budget = max(1, search.phase3_min_epoch_budget)
+    rungs = []
+    while budget < total:
+        rungs.append(budget)
+        budget *= factor
+    return [*rungs, total]

@@ -1,0 +1,83 @@
+"""The two tasks that a search sends to an executor: plain data in, plain data out."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._core.types import WindowSource
+from ..architecture.derive import derive_spec
+from ..config import DARTSTrainConfig
+from ..training.bilevel import new_state
+from ..training.darts_loop import SearchData, derived_loss, search_epochs
+from ..training.loop import LoopLimits
+from .candidates import CandidateConfig, build_candidate
+from .zero_cost import score_batch
+
+
+@dataclass(frozen=True)
+class ScoreTask:
+    """Score one candidate at initialisation on ``x [B, L, C]``, ``y [B, H, C]``."""
+
+    candidate: CandidateConfig
+    seed: int
+    x: Tensor
+    y: Tensor
+    loss_type: str
+    device: torch.device
+
+
+def score_candidate(task: ScoreTask) -> dict[str, Any]:
+    """Return the zero-cost result of a candidate and the seconds it took."""
+    began = time.perf_counter()
+    model = build_candidate(task.candidate, seed=task.seed, device=task.device)
+    x, y = task.x.to(task.device), task.y.to(task.device)
+    metrics = score_batch(model, x, y, loss_type=task.loss_type)
+    return {"metrics": metrics, "phase1_dt": time.perf_counter() - began}
+
+
+@dataclass(frozen=True)
+class RungTask:
+    """Advance one candidate's search to ``until`` epochs, from ``state`` or from the start."""
+
+    candidate: CandidateConfig
+    seed: int
+    train: WindowSource
+    val: WindowSource
+    config: DARTSTrainConfig
+    limits: LoopLimits
+    until: int
+    state: dict[str, Any] | None
+
+
+def train_rung(task: RungTask) -> dict[str, Any]:
+    """Return the candidate's new state (plain data), its losses, and the architecture that its alphas point to.
+
+    ``derived_loss`` is the validation loss of the derived path: what promotion goes by, since the mixture is not what
+    is kept in the end.
+    """
+    began = time.perf_counter()
+    model = build_candidate(task.candidate, seed=task.seed, use_gdas=task.config.use_gdas, device=task.limits.device)
+    data = SearchData.split(task.train, task.val, task.config, batch_size=task.limits.batch_size)
+    state = new_state(model, task.config)
+    if task.state is not None:
+        state.load_dict(task.state)
+    search_epochs(state, data, task.config, task.limits, until=task.until)
+    result = {
+        "state": state.to_dict(),
+        "mixed_val_loss": state.best_val_loss,
+        "epochs": state.epoch,
+        "alpha_steps": state.alpha_steps,
+        "train_seconds": time.perf_counter() - began,
+    }
+    began = time.perf_counter()
+    if state.best_state is not None:
+        model.load_state_dict(state.best_state)
+    result["derived_loss"] = derived_loss(model, task.val, task.limits)
+    result["spec"] = derive_spec(model).to_dict()
+    result["derive_seconds"] = time.perf_counter() - began
+    return result
