@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from torch import Tensor, nn
 
 from ..._core.logging import get_logger
-from .passes import FAILURES, Passes, loss_function
+from ...evaluation.losses import get_loss_function
+from .passes import FAILURES, Passes
 from .registry import get_proxy, resolve_proxies
 
 logger = get_logger(__name__)
@@ -45,7 +46,7 @@ def evaluate_proxies(
         model: maps ``x [B, L, C]`` to ``[B, H, C]``.
         x: inputs ``[B, L, C]``.
         y: targets ``[B, H, C]``.
-        loss_type: ``mse``, ``mae``, ``huber`` (δ = 0.1) or ``smooth_l1``, over the whole horizon.
+        loss_type: name of a loss (``evaluation.losses``), taken over the whole horizon.
         fast_mode: take GraSP from a finite difference of gradients instead of a second backward pass.
         names: proxies to compute; None means all, extras included.
 
@@ -53,7 +54,7 @@ def evaluate_proxies(
         InvalidArgument: an unknown proxy or loss.
     """
     chosen = resolve_proxies(names)
-    passes = Passes(model, x, y, loss_function(loss_type), fast_mode=fast_mode)
+    passes = Passes(model, x, y, get_loss_function(loss_type), fast_mode=fast_mode)
     report = ProxyReport()
     for name in chosen:
         try:

@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..._core.errors import check_choice
 from .flops import count_flops
 from .recorder import ActivationRecorder, FisherRecorder
 from .synflow import log_synflow
@@ -21,20 +20,7 @@ LossFunction = Callable[[Tensor, Tensor], Tensor]
 
 # What a pass may fail with on a network that cannot be scored; anything else is a bug and is raised.
 FAILURES = (RuntimeError, ValueError, ArithmeticError, TypeError, IndexError)
-HUBER_DELTA = 0.1
 FINITE_STEP = 1e-3
-
-_LOSSES: dict[str, LossFunction] = {
-    "mse": F.mse_loss,
-    "mae": F.l1_loss,
-    "huber": lambda output, target: F.huber_loss(output, target, delta=HUBER_DELTA),
-    "smooth_l1": F.smooth_l1_loss,
-}
-
-
-def loss_function(loss_type: str) -> LossFunction:
-    """Return the mean loss over all samples, steps and channels; an unknown name raises ``InvalidArgument``."""
-    return _LOSSES[check_choice("loss_type", loss_type, _LOSSES)]
 
 
 class Passes:
