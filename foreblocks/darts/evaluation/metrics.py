@@ -1,70 +1,114 @@
-"""Forecast metrics as float64 sums over all windows, so that no batch size changes them."""
+"""Point forecast metrics from streaming float64 sums: the same for every batch size."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .._core.errors import DataError
+from ._batches import check_finite, check_forecast, eval_mode, unpack_batch
 
-MAPE_FLOOR = 1e-2
+METRICS = ("mse", "rmse", "mae", "mape", "r2_score")
+MAPE_EPSILON = 1e-8
 
 
 class MetricAccumulator:
-    """Adds up mse, rmse, mae, mape and r2_score batch by batch.
+    """Sums over batches of what the metrics need, in float64.
 
-    ``mape`` is ``100 · mean(|e| / max(|y|, 0.01))``: targets nearer to zero than 0.01 (on scaled data, a hundredth of
-    a standard deviation) count as 0.01, so that they cannot decide the figure. ``r2_score`` is over all flattened
-    values; it is NaN when the targets are constant.
+    ``mape`` is ``100 * mean(|e| / (|y| + 1e-8))``: a target near zero contributes an enormous term, so on
+    standardised data, whose targets cross zero, it says little; it is kept because callers expect it.
+    ``r2_score`` is one minus the sum of squared errors over the sum of squares of all values about their one common
+    mean; with constant targets it is 1 for a perfect forecast and 0 otherwise.
+
+    Args:
+        detail: also keep errors per step and channel, for ``by_channel`` and ``by_horizon``.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, detail: bool = False) -> None:
         self.count = 0
-        self._squared = self._absolute = self._relative = self._sum = self._sum_squared = 0.0
+        self.windows = 0
+        self._squared = self._absolute = self._relative = 0.0
+        self._mean = self._spread = 0.0
+        self._detail: torch.Tensor | None = None
+        self._keep_detail = detail
 
-    def update(self, prediction: Tensor, target: Tensor) -> None:
-        """Add a batch of equal shapes; any device and dtype.
-
-        Raises:
-            DataError: the shapes differ.
-        """
-        if prediction.shape != target.shape:
-            raise DataError(f"prediction has shape {tuple(prediction.shape)}, target {tuple(target.shape)}.")
-        p, y = prediction.detach().double(), target.detach().double()
-        error = p - y
-        self.count += error.numel()
-        self._squared += float(error.square().sum())
+    def update(self, pred: torch.Tensor, target: torch.Tensor) -> None:
+        """Add forecasts and targets of one shape, ``[B, ...]`` (``[B, H, C]`` with ``detail``)."""
+        check_forecast("the model", pred, target)
+        if not target.numel():
+            return
+        y = target.detach().double()
+        error = pred.detach().double() - y
+        square = error * error
+        self._squared += float(square.sum())
         self._absolute += float(error.abs().sum())
-        self._relative += float((error.abs() / y.abs().clamp_min(MAPE_FLOOR)).sum())
-        self._sum += float(y.sum())
-        self._sum_squared += float(y.square().sum())
+        self._relative += float((error.abs() / (y.abs() + MAPE_EPSILON)).sum())
+        self._merge_targets(y)
+        self.windows += target.shape[0]
+        if self._keep_detail:
+            grid = square.sum(0).cpu()
+            self._detail = grid if self._detail is None else self._detail + grid
+
+    def _merge_targets(self, y: torch.Tensor) -> None:
+        # Chan, Golub and LeVeque (1983): merging centred sums loses no digits when the mean is large.
+        count, mean = y.numel(), float(y.mean())
+        spread = float(((y - mean) ** 2).sum())
+        total = self.count + count
+        gap = mean - self._mean
+        self._spread += spread + gap * gap * self.count * count / total
+        self._mean += gap * count / total
+        self.count = total
 
     def compute(self) -> dict[str, float]:
-        """Return ``{mse, rmse, mae, mape, r2_score}``.
+        """Return ``{"mse", "rmse", "mae", "mape", "r2_score"}``.
 
         Raises:
             DataError: nothing was added.
         """
-        if not self.count:
-            raise DataError("no values to compute metrics from: the loader is empty.")
+        if self.count == 0:
+            raise DataError("no window was evaluated; the data are empty.")
         mse = self._squared / self.count
-        spread = self._sum_squared - self._sum**2 / self.count
+        if self._spread > 0:
+            r2 = 1.0 - self._squared / self._spread
+        else:
+            r2 = 1.0 if self._squared == 0 else 0.0
         return {
             "mse": mse,
-            "rmse": math.sqrt(mse),
+            "rmse": mse**0.5,
             "mae": self._absolute / self.count,
             "mape": 100.0 * self._relative / self.count,
-            "r2_score": 1.0 - self._squared / spread if spread > 0 else float("nan"),
+            "r2_score": r2,
         }
+
+    def by_channel(self) -> list[float]:
+        """Return the MSE of each channel (needs ``detail=True`` and at least one batch)."""
+        return (self._grid().mean(0) / self.windows).tolist()
+
+    def by_horizon(self, blocks: int = 4) -> list[float]:
+        """Return the MSE of up to ``blocks`` contiguous parts of the horizon, nearest steps first."""
+        steps = self._grid().mean(1) / self.windows
+        return [float(part.mean()) for part in torch.tensor_split(steps, min(blocks, steps.numel()))]
+
+    def _grid(self) -> torch.Tensor:
+        if self._detail is None:
+            raise DataError("no detail was kept: use MetricAccumulator(detail=True) and add [B, H, C] batches.")
+        return self._detail
 
 
 def compute_metrics(preds: np.ndarray, targets: np.ndarray) -> dict[str, float]:
-    """Return ``{mse, rmse, mae, mape, r2_score}`` over all values of two arrays of one shape."""
+    """Return ``{"mse", "rmse", "mae", "mape", "r2_score"}`` over all values of two arrays of one shape.
+
+    See ``MetricAccumulator`` for what ``mape`` does near zero targets.
+
+    Raises:
+        InvalidArgument: the shapes differ.
+        DataError: the arrays are empty.
+    """
     accumulator = MetricAccumulator()
     accumulator.update(torch.as_tensor(np.asarray(preds)), torch.as_tensor(np.asarray(targets)))
     return accumulator.compute()
@@ -72,42 +116,66 @@ def compute_metrics(preds: np.ndarray, targets: np.ndarray) -> dict[str, float]:
 
 def compute_final_metrics(
     model: nn.Module,
-    val_loader: Any,
+    val_loader: Iterable[Any],
     device: str,
     *,
-    autocast_ctx: Callable[[], Any] | None = None,
-    progress_fn: Callable[[Any], Any] | None = None,
+    autocast_ctx: Callable[[], AbstractContextManager[Any]] | None = None,
+    progress_fn: Callable[[Iterable[Any]], Iterable[Any]] | None = None,
 ) -> dict[str, float]:
-    """Return the metrics of ``model`` over every window of a loader; its mode is restored.
+    """Evaluate a model on a loader of ``(x, y)`` batches; every window counts the same.
 
     Args:
-        model: maps ``[B, L, C]`` to ``[B, H, C]``.
-        val_loader: yields ``(x, y)``.
-        device: where ``model`` is.
-        autocast_ctx: makes the context of each forward pass.
-        progress_fn: wraps the loader, for a progress bar.
-    """
-    from .predict import score_loader
+        model: ``x [B, L, C] -> [B, H, C]``, on ``device``; its training flags are restored.
+        val_loader: batches of at least ``(x, y)``; further items are ignored.
+        device: where the batches go.
+        autocast_ctx: called once per batch; the forward pass runs inside what it returns.
+        progress_fn: wraps the loader, such as ``tqdm``.
 
-    return score_loader(model, val_loader, device, autocast_ctx=autocast_ctx, progress_fn=progress_fn)
+    Raises:
+        DataError: no batch, or a value that is not finite (batch, window and channel named).
+        InvalidArgument: the model's output has another shape than the target.
+    """
+    accumulator = MetricAccumulator()
+    loader = val_loader if progress_fn is None else progress_fn(val_loader)
+    for pred, target in _forecasts(model, loader, device, autocast_ctx):
+        accumulator.update(pred, target)
+    return accumulator.compute()
 
 
 def evaluate_on_loader(
     model: nn.Module,
-    dataloader: Any,
-    loss_fn: Callable[[Tensor, Tensor], Tensor],
+    dataloader: Iterable[Any],
+    loss_fn: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
     device: str,
     *,
-    autocast_ctx: Callable[[], Any] | None = None,
+    autocast_ctx: Callable[[], AbstractContextManager[Any]] | None = None,
 ) -> float:
-    """Return the mean loss per window (not per batch) in eval mode; the mode is restored."""
-    from .predict import evaluating, loader_predictions
+    """Return the loss averaged over windows, so a short last batch weighs no more than its windows.
 
-    total, count = 0.0, 0
-    with evaluating(model):
-        for prediction, y in loader_predictions(model, dataloader, device, autocast_ctx):
-            total += float(loss_fn(prediction, y)) * len(y)
-            count += len(y)
-    if not count:
-        raise DataError("the loader is empty.")
-    return total / count
+    Arguments and errors as in ``compute_final_metrics``; ``loss_fn(pred, target)`` returns a mean over its batch.
+    """
+    total, windows = 0.0, 0
+    for pred, target in _forecasts(model, dataloader, device, autocast_ctx):
+        total += float(loss_fn(pred.float(), target)) * target.shape[0]
+        windows += target.shape[0]
+    if windows == 0:
+        raise DataError("no window was evaluated; the loader is empty.")
+    return total / windows
+
+
+def _forecasts(
+    model: nn.Module,
+    loader: Iterable[Any],
+    device: str,
+    autocast_ctx: Callable[[], AbstractContextManager[Any]] | None,
+) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
+    first = 0
+    with eval_mode([model]):
+        for number, batch in enumerate(loader):
+            x, y = unpack_batch(batch, device)
+            check_finite(x, y, batch=number, first=first, role="evaluation")
+            with torch.no_grad(), nullcontext() if autocast_ctx is None else autocast_ctx():
+                pred = model(x)
+            check_forecast("the model", pred, y)
+            yield pred, y
+            first += y.shape[0]

@@ -1,31 +1,79 @@
-"""Running models over windows: one pass, several models, every window counted once."""
+"""Forecasts and scores over all windows of a source, for several models in one pass."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from .._core.device import resolve_device
+from .._core.errors import DataError, InvalidArgument, check_int
+from .._core.logging import get_logger
 from .._core.types import WindowSource
-from ..data.sources import finite_batch, iter_batches
+from ._batches import check_finite, check_forecast, eval_mode, source_batches
 from .metrics import MetricAccumulator
 
+_logger = get_logger(__name__)
 
-@contextlib.contextmanager
-def evaluating(*models: nn.Module) -> Iterator[None]:
-    """Put models into eval mode without gradients for a block, and restore their modes."""
-    modes = [model.training for model in models]
-    for model in models:
-        model.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for model, mode in zip(models, modes, strict=True):
-            model.train(mode)
+
+def iterate_forecasts(
+    models: Mapping[str, nn.Module],
+    source: WindowSource,
+    *,
+    batch_size: int = 256,
+    device: torch.device | str = "cpu",
+    role: str = "evaluation",
+) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
+    """Yield ``({name: forecast [B, H, C]}, target [B, H, C])`` on ``device``, batch by batch in window order.
+
+    Each window is gathered once for all models. They run in eval mode and get their own modes back when the
+    iteration ends or is closed.
+
+    Args:
+        models: name → ``x [B, L, C] -> [B, H, C]``, on ``device``.
+        source: windows, all of which are used.
+        batch_size: at least 1; it changes speed and memory only.
+        device: where the batches go.
+        role: which data these are, for error messages.
+
+    Raises:
+        DataError: the source is empty or holds a value that is not finite (batch, window and channel named).
+        InvalidArgument: no model, or a forecast of another shape than the target.
+    """
+    check_int("batch_size", batch_size, low=1)
+    target_device = resolve_device(device)
+    if not models:
+        raise InvalidArgument("models is empty; give at least one.")
+    if len(source) == 0:
+        raise DataError(f"{role} data: the source holds no window.")
+    with eval_mode(models.values()):
+        for number, (x, y) in enumerate(source_batches(source, batch_size)):
+            check_finite(x, y, batch=number, first=number * batch_size, role=role)
+            x, y = x.to(target_device), y.to(target_device)
+            # Left before the yield, so that the consumer keeps its own gradient mode.
+            with torch.no_grad():
+                forecasts = {name: model(x) for name, model in models.items()}
+            for name, forecast in forecasts.items():
+                check_forecast(f"model {name!r}", forecast, y)
+            yield forecasts, y
+
+
+def predict_source(
+    model: nn.Module,
+    source: WindowSource,
+    *,
+    batch_size: int = 256,
+    device: torch.device | str = "cpu",
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return all forecasts and targets ``[n, H, C]`` of a source on the CPU; errors as ``iterate_forecasts``."""
+    forecasts, targets = [], []
+    for forecast, target in iterate_forecasts({"model": model}, source, batch_size=batch_size, device=device):
+        forecasts.append(forecast["model"].cpu())
+        targets.append(target.cpu())
+    return torch.cat(forecasts), torch.cat(targets)
 
 
 def score_models(
@@ -34,47 +82,36 @@ def score_models(
     *,
     device: torch.device | str = "cpu",
     batch_size: int = 256,
-    role: str = "test",
-) -> dict[str, dict[str, float]]:
-    """Return the metrics of several models from one pass in which each window is read once.
+    role: str = "evaluation",
+    detail: bool = False,
+) -> dict[str, dict[str, Any]]:
+    """Score several models on all windows of a source, in one pass over it.
+
+    Args:
+        models: name → module.
+        source: windows.
+        device: where the models are.
+        batch_size: windows per forward pass; the result does not depend on it (float64 sums).
+        role: which data these are, for messages, such as ``"test"``.
+        detail: add ``"mse_by_channel"`` (C values) and ``"mse_by_horizon"`` (up to four parts of the horizon).
+
+    Returns:
+        Name → ``{"mse", "rmse", "mae", "mape", "r2_score"}``. A model whose forecasts are not finite gets metrics
+        that are not finite and a warning in the log; the others are not affected.
 
     Raises:
-        DataError: a batch is not finite (batch, window and channel are named), or there is no window.
+        DataError, InvalidArgument: as ``iterate_forecasts``.
     """
-    accumulators = {name: MetricAccumulator() for name in models}
-    for model in models.values():
-        model.to(device)
-    with evaluating(*models.values()):
-        for number, indices in enumerate(iter_batches(len(source), batch_size)):
-            x, y = finite_batch(source, indices, role=role, batch=number)
-            x = x.to(device)
-            for name, model in models.items():
-                accumulators[name].update(model(x).cpu(), y)
-    return {name: accumulator.compute() for name, accumulator in accumulators.items()}
-
-
-def loader_predictions(
-    model: nn.Module, loader: Any, device: Any, autocast_ctx: Callable[[], Any] | None = None
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield ``(prediction, target)`` for each batch ``(x, y, ...)`` of a loader."""
-    for x, y, *_ in loader:
-        with autocast_ctx() if autocast_ctx is not None else contextlib.nullcontext():
-            prediction = model(x.to(device))
-        yield prediction, y.to(device)
-
-
-def score_loader(
-    model: nn.Module,
-    loader: Any,
-    device: Any,
-    *,
-    autocast_ctx: Callable[[], Any] | None = None,
-    progress_fn: Callable[[Any], Any] | None = None,
-) -> dict[str, float]:
-    """Return the metrics of a model over a loader; see ``metrics.compute_final_metrics``."""
-    accumulator = MetricAccumulator()
-    with evaluating(model):
-        batches = loader if progress_fn is None else progress_fn(loader)
-        for prediction, y in loader_predictions(model, batches, device, autocast_ctx):
-            accumulator.update(prediction, y)
-    return accumulator.compute()
+    scores = {name: MetricAccumulator(detail=detail) for name in models}
+    for forecasts, target in iterate_forecasts(models, source, batch_size=batch_size, device=device, role=role):
+        for name, forecast in forecasts.items():
+            scores[name].update(forecast, target)
+    results: dict[str, dict[str, Any]] = {}
+    for name, score in scores.items():
+        results[name] = dict(score.compute())
+        if not math.isfinite(results[name]["mse"]):
+            _logger.warning("Model %r gave forecasts that are not finite on the %s data.", name, role)
+        if detail:
+            results[name]["mse_by_channel"] = score.by_channel()
+            results[name]["mse_by_horizon"] = score.by_horizon()
+    return results

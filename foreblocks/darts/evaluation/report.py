@@ -11,7 +11,9 @@ def format_table(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> str:
     table = [list(headers), *[list(row) for row in rows]]
     widths = [max(len(row[i]) for row in table) for i in range(len(headers))]
     lines = [
-        "  ".join(cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True)))
+        "  ".join(
+            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
+        )
         for row in table
     ]
     return "\n".join([lines[0], "  ".join("-" * w for w in widths), *lines[1:]])

@@ -1,0 +1,657 @@
+"""The façade: the long documented signatures, and nothing else.
+
+Each method folds its keywords into a configuration (explicit keyword, then configuration, then default) and makes one
+call. No logic lives here.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from . import ops  # noqa: F401 - registers the ops
+from ._core.device import resolve_device
+from ._core.errors import InvalidArgument, check_int, check_keywords
+from ._core.keywords import fold_keywords, warn_keywords
+from ._core.logging import get_logger
+from ._core.types import WindowSource
+from .architecture.derive import derive_final_architecture
+from .architecture.network import TimeSeriesDARTS
+from .config import (
+    DARTSConfig,
+    DARTSSearchSpaceConfig,
+    DARTSTrainConfig,
+    FinalTrainConfig,
+    MultiFidelitySearchConfig,
+)
+from .data.sources import as_source, check_source, loader_batch_size
+from .evaluation.predict import score_models
+from .ops.registry import resolve_ops
+from .search.candidates import CandidateConfig, SearchSpace, build_candidate, make_candidate
+from .search.multi_fidelity import Progress, run_multi_fidelity_search
+from .search.run_folder import EventFile, RunFolder
+from .search.settings import SearchSettings
+from .search.zero_cost import evaluate_zero_cost_metrics, evaluate_zero_cost_metrics_raw
+from .training import checkpoint
+from .training.darts_loop import train_darts_model
+from .training.events import Callback
+from .training.final_trainer import train_final_model
+from .training.loop import LoopLimits
+
+logger = get_logger(__name__)
+
+_SEARCH_EXTRAS = ("final_learning_rate", "final_loss_type", "final_patience", "final_weight_decay", "phase3_verbose")
+_SPACE_NAMES = ("channel_modes", "series_norms", "heads", "patch_lens", "presets")
+
+
+class DARTSTrainer:
+    """Entry point of the search; see the module ``foreblocks.darts.config`` for every setting.
+
+    Args:
+        input_dim: channels C.
+        hidden_dims: widths a candidate may have; None means 32, 64, 128.
+        forecast_horizon: steps H.
+        seq_length: lookback L.
+        device: ``auto``, a device name or a ``torch.device``.
+        all_ops: ops a candidate may use; None means the sixteen of ``DEFAULT_OPS``.
+        arch_modes: sequence parts a candidate may have; None means all four.
+        op_families: family → ops; None means the documented families.
+        family_range: least and most families of a candidate.
+        attention_variants: attention kernels a candidate may have; ``auto`` means all.
+        ffn_variants: feed-forward blocks a candidate may have; ``auto`` means all.
+        config: a ``DARTSConfig``; keywords that differ from their default win over it.
+        on_unknown: ``raise``, or ``ignore`` to log and drop unknown ops.
+
+    Attributes:
+        final_model: model of the last search or of ``load_model``; None before.
+        search_history: results of ``multi_fidelity_search``.
+        training_history: results of ``train_darts_model`` and ``train_final_model``.
+
+    Raises:
+        InvalidArgument: a value is not allowed; the message names it.
+    """
+
+    def __init__(
+        self,
+        input_dim: int = 3,
+        hidden_dims: list[int] | None = None,
+        forecast_horizon: int = 6,
+        seq_length: int = 12,
+        device: str | torch.device = "auto",
+        all_ops: list[str] | None = None,
+        arch_modes: list[str] | None = None,
+        op_families: dict[str, list[str]] | None = None,
+        family_range: tuple[int, int] = (1, 3),
+        attention_variants: list[str] | None = None,
+        ffn_variants: list[str] | None = None,
+        *,
+        config: DARTSConfig | None = None,
+        on_unknown: str = "raise",
+    ) -> None:
+        self.config = config
+        base = config or DARTSConfig()
+        self.input_dim = check_int("input_dim", input_dim if input_dim != 3 else base.input_dim, low=1)
+        self.forecast_horizon = check_int(
+            "forecast_horizon", forecast_horizon if forecast_horizon != 6 else base.forecast_horizon, low=1
+        )
+        self.seq_length = check_int("seq_length", seq_length if seq_length != 12 else base.seq_length, low=1)
+        self.device = str(resolve_device(device if str(device) != "auto" else base.device))
+        space = base.space
+        self.all_ops = resolve_ops(all_ops or space.all_ops, on_unknown=on_unknown)
+        self.hidden_dims = list(hidden_dims or space.hidden_dims)
+        self.arch_modes = list(arch_modes or space.arch_modes)
+        self.op_families = dict(op_families or space.op_families)
+        self.family_range = tuple(family_range if tuple(family_range) != (1, 3) else space.family_range)
+        self.attention_variants = [v.lower() for v in attention_variants or space.attention_variants]
+        self.ffn_variants = [v.lower() for v in ffn_variants or space.ffn_variants]
+        self.search_history: list[dict[str, Any]] = []
+        self.training_history: list[dict[str, Any]] = []
+        self.final_model: nn.Module | None = None
+        self.partial_search: Progress | None = None
+        self.space()  # checks every list once, here
+
+    # ---- candidates ----------------------------------------------------------------------------------------------
+
+    def space(self, **changes: Any) -> SearchSpace:
+        """Return the search space of this trainer.
+
+        Args:
+            changes: fields of ``DARTSSearchSpaceConfig`` or of ``SearchSpace`` to replace (None leaves a field).
+        """
+        given = {name: value for name, value in changes.items() if value is not None}
+        extra = {name: tuple(given.pop(name)) for name in _SPACE_NAMES if name in given}
+        base = (self.config or DARTSConfig()).space
+        config = replace(
+            base,
+            **{
+                "all_ops": self.all_ops,
+                "arch_modes": self.arch_modes,
+                "op_families": self.op_families,
+                "hidden_dims": self.hidden_dims,
+                "family_range": self.family_range,
+                "attention_variants": self.attention_variants,
+                "ffn_variants": self.ffn_variants,
+                **given,
+            },
+        )
+        return SearchSpace(
+            self.input_dim, self.seq_length, self.forecast_horizon, tuple(self.all_ops), config=config, **extra
+        )
+
+    def make_candidate(self, seed: int = 0, index: int = 0) -> CandidateConfig:
+        """Return candidate ``index`` of ``seed``: the one that a search with that seed samples there."""
+        return make_candidate(self.space(), seed, check_int("index", index, low=0))
+
+    def build_candidate(self, config: CandidateConfig | Mapping[str, Any], seed: int = 0) -> TimeSeriesDARTS:
+        """Build the searched network of a candidate or of a candidate record, on this trainer's device."""
+        if isinstance(config, Mapping):
+            config = CandidateConfig.from_dict(config)
+        return build_candidate(config, seed=seed, device=self.device)
+
+    # ---- phases --------------------------------------------------------------------------------------------------
+
+    def evaluate_zero_cost_metrics_raw(
+        self, model: nn.Module, dataloader: Any, max_samples: int = 32, num_batches: int = 1, fast_mode: bool = True
+    ) -> dict[str, Any]:
+        """Return ``{raw_metrics, success_rates, errors, base_weights}`` of a model; the model stays as it was."""
+        return evaluate_zero_cost_metrics_raw(
+            model.to(self.device), dataloader, device=self.device, max_samples=max_samples, num_batches=num_batches,
+            fast_mode=fast_mode,
+        )  # fmt: skip
+
+    def evaluate_zero_cost_metrics(
+        self,
+        model: nn.Module,
+        dataloader: Any,
+        max_samples: int = 32,
+        num_batches: int = 1,
+        fast_mode: bool = True,
+        ablation: bool = False,
+        n_random: int = 10,
+        random_sigma: float = 0.1,
+        seed: int = 0,
+    ) -> dict[str, Any]:
+        """Return metrics and their weighted score, or with ``ablation`` the score under every weight scheme."""
+        return evaluate_zero_cost_metrics(
+            model.to(self.device), dataloader, device=self.device, max_samples=max_samples, num_batches=num_batches,
+            fast_mode=fast_mode, ablation=ablation, n_random=n_random, random_sigma=random_sigma, seed=seed,
+        )  # fmt: skip
+
+    def derive_final_architecture(self, model: nn.Module) -> nn.Module:
+        """Return the discrete network that a searched model points to, with its weights, in eval mode."""
+        return derive_final_architecture(model)
+
+    def train_darts_model(
+        self,
+        model: nn.Module,
+        train_loader: Any,
+        val_loader: Any,
+        *,
+        epochs: int = 50,
+        arch_learning_rate: float = 3e-3,
+        model_learning_rate: float = 1e-3,
+        model_weight_decay: float = 1e-4,
+        arch_weight_decay: float = 1e-3,
+        weight_decay: float | None = None,
+        use_swa: bool = False,
+        use_bilevel_optimization: bool = True,
+        gradient_accumulation_steps: int = 1,
+        use_amp: bool = False,
+        loss_type: str = "huber",
+        patience: int = 15,
+        verbose: bool = True,
+        warmup_epochs: int = 2,
+        architecture_update_freq: int = 3,
+        regularization_types: list[str] | None = None,
+        regularization_weights: list[float] | None = None,
+        use_regularization: bool = True,
+        temperature_schedule: str = "cosine",
+        hessian_penalty_weight: float = 0.0,
+        hessian_fd_eps: float = 0.01,
+        hessian_update_freq: int = 1,
+        edge_diversity_weight: float = 0.03,
+        edge_usage_balance_weight: float = 0.04,
+        edge_identity_cap: float = 0.45,
+        edge_identity_cap_weight: float = 0.02,
+        identity_dominance_cap: float | None = None,
+        edge_sharpening_max_weight: float = 0.03,
+        edge_sharpening_start_frac: float = 0.35,
+        edge_sharpening_strength: float | None = None,
+        edge_sharpening_start_epoch: int | None = None,
+        progressive_shrinking: bool = True,
+        hybrid_pruning_start_epoch: int = 20,
+        hybrid_pruning_interval: int = 10,
+        hybrid_pruning_base_threshold: float = 0.15,
+        hybrid_pruning_strategy: str = "performance",
+        hybrid_pruning_freeze_logit: float = -20.0,
+        use_progressive_training: bool | None = None,
+        pruning_enabled: bool | None = None,
+        pruning_start_epoch: int | None = None,
+        pruning_threshold: float | None = None,
+        bilevel_split_seed: int = 42,
+        state_mix_ortho_reg_weight: float = 1e-3,
+        arch_grad_ema_beta: float = 0.0,
+        beta_darts_weight: float = 0.0,
+        moe_balance_weight: float = 5e-3,
+        transformer_exploration_weight: float = 0.01,
+        temperature: float = 1.0,
+        pruning_hard_epoch: int | None = None,
+        log_arch_gradients: bool = False,
+        use_gdas: bool = False,
+        config: DARTSTrainConfig | None = None,
+        seed: int = 0,
+        max_train_batches: int | None = None,
+        max_val_batches: int | None = None,
+        callbacks: Sequence[Callback] = (),
+    ) -> dict[str, Any]:
+        """Search one model: weights and alphas on separate blocks of the training windows.
+
+        The fields of ``DARTSTrainConfig`` say what each keyword means; ``_core.keywords`` lists those without effect.
+        ``seed`` decides batch order, dropout and samples; ``max_train_batches`` and ``max_val_batches`` bound an
+        epoch. The relaxation is the model's own (``TimeSeriesDARTS(use_gdas=...)``).
+
+        Returns:
+            The documented dictionary: ``model, final_architecture, train_losses, val_losses, alpha_values,
+            diversity_scores, best_val_loss, training_time, final_metrics``.
+        """
+        given = _given(self.train_darts_model, locals())
+        settings = self._train_config(given, config)
+        limits = self._limits(train_loader, seed, max_train_batches, max_val_batches, settings.use_amp)
+        train, val = self._source(train_loader, "train"), self._source(val_loader, "validation")
+        result = train_darts_model(model, train, val, settings, limits, callbacks=callbacks)
+        result["final_metrics"] = score_models({"model": model}, val, device=self.device, role="validation")["model"]
+        self.training_history.append(result)
+        return result
+
+    def train_final_model(
+        self,
+        model: nn.Module,
+        train_loader: Any,
+        val_loader: Any,
+        test_loader: Any,
+        *,
+        epochs: int = 100,
+        learning_rate: float = 1e-3,
+        weight_decay: float = 1e-5,
+        patience: int = 20,
+        loss_type: str = "huber",
+        use_onecycle: bool = True,
+        swa_start_ratio: float = 0.33,
+        grad_clip_norm: float = 1.0,
+        verbose: bool = True,
+        use_amp: bool = True,
+        gradient_accumulation_steps: int = 1,
+        use_swa: bool = False,
+        swa_start: int = 75,
+        swa_lr: float = 5e-4,
+        compute_final_metrics: bool = True,
+        config: FinalTrainConfig | None = None,
+        seed: int = 0,
+        max_train_batches: int | None = None,
+        callbacks: Sequence[Callback] = (),
+    ) -> dict[str, Any]:
+        """Train a network with early stopping, restore its best weights, and read the test set once.
+
+        Returns:
+            The documented dictionary: ``model, train_losses, val_losses, test_loss, training_time, final_metrics,
+            training_info``.
+        """
+        given = _given(self.train_final_model, locals())
+        warn_keywords("train_final_model", given)
+        folded = fold_keywords("train_final_model", given, config or _part(self.config, "final"), _defaults(self.train_final_model))
+        settings = FinalTrainConfig(**_only(FinalTrainConfig, folded))
+        limits = self._limits(train_loader, seed, max_train_batches, None, settings.use_amp)
+        train, val = self._source(train_loader, "train"), self._source(val_loader, "validation")
+        test = self._source(test_loader, "test")
+        result = train_final_model(model, train, val, settings, limits, callbacks=callbacks)
+        if compute_final_metrics:
+            result["final_metrics"] = score_models({"model": model}, test, device=self.device)["model"]
+            result["test_loss"] = result["final_metrics"]["mse"]
+        self.training_history.append(result)
+        return result
+
+    def multi_fidelity_search(
+        self,
+        train_loader: Any,
+        val_loader: Any,
+        test_loader: Any,
+        *,
+        num_candidates: int = 10,
+        search_epochs: int = 10,
+        final_epochs: int = 100,
+        max_samples: int = 32,
+        top_k: int = 5,
+        max_workers: int | None = None,
+        collect_stats: bool = False,
+        parallelism_levels: Sequence[int] | None = None,
+        stats_dir: str = "search_stats",
+        run_name: str | None = None,
+        retrain_final_from_scratch: bool = True,
+        discrete_arch_threshold: float = 0.3,
+        use_amp: bool = True,
+        seed: int = 0,
+        run_dir: str | Path | None = None,
+        keep_models: bool = False,
+        cell_range: tuple[int, int] | None = None,
+        node_range: tuple[int, int] | None = None,
+        min_ops: int | None = None,
+        max_ops: int | None = None,
+        max_train_batches: int | None = None,
+        max_val_batches: int | None = None,
+        final_max_train_batches: int | None = None,
+        seasonal_period: int | None = None,
+        scaler: Mapping[str, Any] | None = None,
+        callbacks: Sequence[Callback] = (),
+        space: Mapping[str, Any] | None = None,
+        config: MultiFidelitySearchConfig | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Any]:
+        """Sample, screen, search, derive and retrain; return the documented dictionary with all scores.
+
+        Args:
+            train_loader: ``DataLoader`` (or window source) of ``x [B, L, C]``, ``y [B, H, C]``.
+            val_loader: the same for validation: every choice is made on it.
+            test_loader: the same for the test; read once, at the very end.
+            num_candidates: candidates to sample.
+            search_epochs: epochs of the last rung.
+            final_epochs: epochs of the final training.
+            max_samples: windows for the zero-cost metrics (at least 64 are used).
+            top_k: candidates that are searched.
+            max_workers: worker processes; None runs here. The result is the same.
+            collect_stats: add ``stats`` to the result.
+            parallelism_levels: accepted for what-if estimates; not used yet.
+            stats_dir: folder of statistics files; not written yet.
+            run_name: name of the run in ``stats``.
+            retrain_final_from_scratch: fresh weights for the final training; else those that the search found.
+            discrete_arch_threshold: probability from which a choice counts as clear.
+            use_amp: autocast on CUDA.
+            seed: decides candidates, weights and batches.
+            run_dir: folder for the run; None writes nothing.
+            keep_models: put live networks into the result.
+            cell_range: least and most cells; None means (1, 2).
+            node_range: least and most nodes; None means (3, 4).
+            min_ops: fewest ops of a candidate.
+            max_ops: most ops of a candidate.
+            max_train_batches: weight batches in a search epoch.
+            max_val_batches: validation batches in a search epoch.
+            final_max_train_batches: batches in an epoch of the final training.
+            seasonal_period: steps of the seasonal naive baseline.
+            scaler: plain description of the scaling, saved beside the model.
+            callbacks: receive every event.
+            space: further limits of the space: ``channel_modes``, ``series_norms``, ``heads``, ``patch_lens``,
+                ``presets``.
+            config: a ``MultiFidelitySearchConfig``.
+            kwargs: fields of ``MultiFidelitySearchConfig`` and ``DARTSTrainConfig``, and ``final_learning_rate``,
+                ``final_loss_type``, ``final_patience``, ``final_weight_decay``.
+
+        Raises:
+            TypeError: an unknown keyword; the nearest one is named.
+            InvalidArgument, DataError, SearchFailed: see their messages.
+        """
+        given = _given(self.multi_fidelity_search, locals())
+        allowed = [*_names(MultiFidelitySearchConfig), *_names(DARTSTrainConfig), *_SEARCH_EXTRAS]
+        check_keywords("multi_fidelity_search", kwargs, allowed)
+        check_keywords("space", space or {}, _SPACE_NAMES)
+        search = self._search_config({**given, **kwargs}, config)
+        train_given = {k: v for k, v in kwargs.items() if k in _names(DARTSTrainConfig)}
+        settings = SearchSettings(
+            space=self.space(
+                cell_range=cell_range, node_range=node_range or (None if self.config else (3, 4)), min_ops=min_ops,
+                max_ops=max_ops, **(space or {}),
+            ),
+            search=search,
+            train=self._train_config({**train_given, "use_amp": use_amp}, None),
+            final=self._final_config(kwargs, use_amp),
+            limits=self._limits(train_loader, seed, max_train_batches, max_val_batches, use_amp),
+            final_max_train_batches=final_max_train_batches,
+            keep_models=keep_models,
+            run_dir=None if run_dir is None else Path(run_dir),
+            seasonal_period=seasonal_period,
+            scaler=None if scaler is None else dict(scaler),
+            callbacks=[*callbacks, *([] if run_dir is None else [EventFile(RunFolder.open(run_dir))])],
+        )  # fmt: skip
+        result = self._run(train_loader, val_loader, test_loader, settings)
+        if collect_stats:
+            result["stats"] = {"run_id": run_name, "phase_summary": result["phase_seconds"], "rounds": result["rungs"]}
+            result["stats_dir"] = stats_dir
+            logger.warning("collect_stats=True: the result has 'stats'; files in stats_dir are not written yet.")
+        return result
+
+    def multi_fidelity_search_with_stats(
+        self, train_loader: Any, val_loader: Any, test_loader: Any, **kwargs: Any
+    ) -> dict[str, Any]:
+        """Call ``multi_fidelity_search`` with ``collect_stats=True`` unless said otherwise."""
+        return self.multi_fidelity_search(train_loader, val_loader, test_loader, **{"collect_stats": True, **kwargs})
+
+    # ---- studies (a later release) -------------------------------------------------------------------------------
+
+    def bilevel_lr_sensitivity(
+        self,
+        model_factory: Callable[[], nn.Module],
+        train_loader: Any,
+        val_loader: Any,
+        *,
+        model_lrs: Sequence[float] = (1e-4, 3e-4, 1e-3, 3e-3),
+        arch_lrs: Sequence[float] = (3e-4, 1e-3, 3e-3, 1e-2),
+        seeds: Sequence[int] = (0, 1, 2),
+        epochs: int = 30,
+        save_csv_path: str | None = None,
+    ) -> Any:
+        """Compare learning rates of both levels."""
+        raise NotImplementedError("bilevel_lr_sensitivity is not built yet.")
+
+    def ablation_weight_search(
+        self,
+        train_loader: Any,
+        val_loader: Any,
+        test_loader: Any = None,
+        *,
+        num_candidates: int = 30,
+        max_samples: int = 32,
+        num_batches: int = 1,
+        n_random: int = 50,
+        random_sigma: float = 0.25,
+        top_k: int = 5,
+        seed: int = 0,
+        max_workers: int | None = None,
+        save_plots: bool = True,
+        save_csv: bool = True,
+        output_dir: str = "ablation_results",
+        run_id: str | None = None,
+        cell_range: tuple = (1, 2),
+        node_range: tuple = (2, 4),
+        min_ops: int = 2,
+        max_ops: int | None = None,
+        require_identity: bool = True,
+    ) -> dict[str, Any]:
+        """Study how the ranking depends on the metric weights."""
+        raise NotImplementedError("ablation_weight_search is not built yet.")
+
+    def robust_initial_pool_over_op_pools(
+        self,
+        *,
+        val_loader: Any,
+        n_pools: int = 25,
+        pool_size_range: tuple = (4, 10),
+        pool_seed: int = 0,
+        num_candidates: int = 30,
+        top_k: int = 10,
+        max_samples: int = 32,
+        num_batches: int = 1,
+        seed: int = 0,
+        max_workers: int | None = None,
+        use_weight_schemes: bool = False,
+        n_random: int = 50,
+        random_sigma: float = 0.25,
+        robustness_mode: str = "topk_freq",
+        topk_ref: int | None = None,
+        min_ops: int = 2,
+        max_ops: int | None = None,
+        cell_range: tuple = (1, 2),
+        node_range: tuple = (2, 4),
+        hidden_dim_choices: list[int] | None = None,
+        require_identity: bool = True,
+    ) -> dict[str, Any]:
+        """Find candidates that rank well whatever ops are allowed."""
+        raise NotImplementedError("robust_initial_pool_over_op_pools is not built yet.")
+
+    def plot_alpha_evolution(self, alpha_values: list, save_path: str = "alpha_evolution.png") -> None:
+        """Plot alpha traces."""
+        raise NotImplementedError("plot_alpha_evolution is not built yet.")
+
+    def plot_prediction(
+        self,
+        X_val: torch.Tensor,
+        y_val: torch.Tensor,
+        *,
+        full_series: Any = None,
+        offset: int = 0,
+        figsize: Any = (14, 8),
+        show: bool = True,
+        device: str | None = None,
+        names: Any = None,
+        batch_size: int = 256,
+    ) -> Any:
+        """Plot forecasts of ``final_model``."""
+        raise NotImplementedError("plot_prediction is not built yet.")
+
+    # ---- what is kept --------------------------------------------------------------------------------------------
+
+    def get_search_summary(self) -> str:
+        """Return one line per search."""
+        if not self.search_history:
+            return "No searches performed yet."
+        lines = [
+            f"search {i + 1}: {r['search_config']['num_candidates']} candidates, test MSE "
+            f"{r['final_results']['final_metrics']['mse']:.4f}. {r['verdict']}"
+            for i, r in enumerate(self.search_history)
+        ]
+        return "\n".join(lines)
+
+    def get_training_summary(self) -> str:
+        """Return one line per training."""
+        if not self.training_history:
+            return "No training sessions completed yet."
+        lines = [
+            f"training {i + 1}: {len(r['train_losses'])} epochs, best validation loss "
+            f"{r.get('best_val_loss', r.get('training_info', {}).get('best_val_loss')):.4f}, {r['training_time']:.1f} s"
+            for i, r in enumerate(self.training_history)
+        ]
+        return "\n".join(lines)
+
+    def save_best_model(self, filepath: str = "best_darts_model.pth") -> None:
+        """Save the model of the search with the lowest validation loss; ``load_model`` brings it back.
+
+        Raises:
+            InvalidArgument: no search has finished.
+        """
+        if not self.search_history:
+            raise InvalidArgument("save_best_model() needs a finished multi_fidelity_search().")
+        best = min(self.search_history, key=lambda r: r["final_results"]["training_info"]["best_val_loss"])
+        results = best["final_results"]
+        checkpoint.save_model(
+            best["final_model"], filepath, final_metrics=results["final_metrics"],
+            training_info=results["training_info"], search_config=best["search_config"],
+        )  # fmt: skip
+
+    def load_model(self, filepath: str, model_class: Any = None) -> dict[str, Any]:
+        """Load a file of ``save_best_model``, set ``final_model`` to the working model, and return the file's content.
+
+        Args:
+            filepath: the file.
+            model_class: accepted for old scripts; the file says what to build.
+
+        Returns:
+            The checkpoint with one more key, ``model``: the working model in eval mode.
+        """
+        content = checkpoint.load_model_checkpoint(filepath, device=self.device)
+        self.final_model = checkpoint.rebuild_model(content, self.device)
+        return {**content, "model": self.final_model}
+
+    # ---- folding -------------------------------------------------------------------------------------------------
+
+    def _run(self, train: Any, val: Any, test: Any, settings: SearchSettings) -> dict[str, Any]:
+        progress = Progress()
+        sources = [self._source(x, role) for x, role in ((train, "train"), (val, "validation"), (test, "test"))]
+        try:
+            result = run_multi_fidelity_search(*sources, settings, progress=progress)
+        except KeyboardInterrupt:
+            self.partial_search = progress
+            logger.warning("interrupted; what is finished is in trainer.partial_search and in the run folder.")
+            raise
+        self.search_history.append(result)
+        self.training_history.append(result["final_results"])
+        self.final_model = result["final_model"]
+        return result
+
+    def _source(self, loader: Any, role: str) -> WindowSource:
+        return check_source(
+            as_source(loader, role=role), role=role, input_dim=self.input_dim, seq_length=self.seq_length,
+            horizon=self.forecast_horizon,
+        )  # fmt: skip
+
+    def _limits(
+        self, loader: Any, seed: int, train_batches: int | None, val_batches: int | None, amp: bool
+    ) -> LoopLimits:
+        return LoopLimits(
+            batch_size=loader_batch_size(loader), seed=seed, max_train_batches=train_batches,
+            max_val_batches=val_batches, device=torch.device(self.device), use_amp=amp,
+        )  # fmt: skip
+
+    def _train_config(self, given: dict[str, Any], config: DARTSTrainConfig | None) -> DARTSTrainConfig:
+        warn_keywords("train_darts_model", given)
+        stored = config or _part(self.config, "train")
+        folded = fold_keywords("train_darts_model", given, stored, _defaults(self.train_darts_model))
+        if not folded.get("use_regularization", True):
+            off = ("edge_diversity_weight", "edge_usage_balance_weight", "edge_identity_cap_weight")
+            folded.update(dict.fromkeys((*off, "edge_sharpening_max_weight", "beta_darts_weight"), 0.0))
+            folded.update(regularization_types=None, regularization_weights=None)
+        return DARTSTrainConfig(**_only(DARTSTrainConfig, folded))
+
+    def _final_config(self, given: Mapping[str, Any], use_amp: bool) -> FinalTrainConfig:
+        base = _part(self.config, "final") or FinalTrainConfig(patience=20)
+        named = {name.removeprefix("final_"): given[name] for name in _SEARCH_EXTRAS[:4] if name in given}
+        return replace(base, use_amp=use_amp, **named)
+
+    def _search_config(
+        self, given: Mapping[str, Any], config: MultiFidelitySearchConfig | None
+    ) -> MultiFidelitySearchConfig:
+        stored = config or _part(self.config, "search")
+        defaults = _defaults(self.multi_fidelity_search)
+        names = _names(MultiFidelitySearchConfig)
+        folded = fold_keywords(
+            "multi_fidelity_search", {k: v for k, v in given.items() if k in names}, stored,
+            {k: v for k, v in defaults.items() if k in names},
+        )  # fmt: skip
+        base = stored or MultiFidelitySearchConfig()
+        return replace(base, **folded)
+
+
+def _defaults(method: Any) -> dict[str, Any]:
+    """Return the keyword-only parameters of a documented method with their defaults, without ours."""
+    ours = ("config", "seed", "max_train_batches", "max_val_batches", "callbacks")
+    parameters = inspect.signature(method).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in ours}
+
+
+def _given(method: Any, scope: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: scope[name] for name in _defaults(method)}
+
+
+def _names(cls: type) -> list[str]:
+    return [field.name for field in fields(cls)]
+
+
+def _only(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    names = _names(cls)
+    return {name: value for name, value in values.items() if name in names}
+
+
+def _part(config: DARTSConfig | None, name: str) -> Any:
+    return None if config is None else getattr(config, name)
