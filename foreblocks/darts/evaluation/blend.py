@@ -1,102 +1,251 @@
-"""Convex weights of several forecasters, fitted on validation windows."""
+"""Convex weights that join forecasters, fitted exactly on validation windows.
+
+With weights that sum to one the blend's error is the same sum of the parts' errors, so all that the fit needs of a
+window is the ``[P, P]`` matrix of products of errors: forecasts need not be kept, and any blocks of windows can be
+left out afterwards. No test data are involved.
+"""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from .._core.errors import DataError, InvalidArgument, check_int
 from .._core.types import WindowSource
-from ..data.sources import finite_batch, iter_batches
-from .predict import evaluating
+from ._batches import check_forecast
+from .predict import iterate_forecasts
 
-BLOCKS = 3
+_OPTIMALITY = 1e-12
+
+
+@dataclass(frozen=True)
+class BlendFit:
+    """Weights and what validation says about them.
+
+    Attributes:
+        weights: part → weight to use: convex, in the order of the parts.
+        convex: the fitted weights; equal to ``weights`` unless the cautious rule fell back to the first part.
+        val_mse: of the blend with ``weights``, on the windows of the fit.
+        part_mse: part → its own MSE on these windows.
+        block_weights: the weights fitted on each contiguous block alone: how stable the fit is.
+        held_out_mse: mean over the blocks of the MSE on a block, of weights fitted on the others.
+        held_out_first: the same mean for the first part alone.
+        fell_back: the cautious rule chose the first part alone.
+    """
+
+    weights: dict[str, float]
+    convex: dict[str, float]
+    val_mse: float
+    part_mse: dict[str, float]
+    block_weights: list[dict[str, float]]
+    held_out_mse: float
+    held_out_first: float
+    fell_back: bool
 
 
 class BlendStatistics:
-    """Gram matrix of forecast errors, ``G[p, q] = Σ e_p e_q``: all that convex least squares needs."""
+    """Products of the parts' errors, one ``[P, P]`` float64 matrix per window, added batch by batch.
 
-    def __init__(self, parts: int) -> None:
-        self.gram = torch.zeros(parts, parts, dtype=torch.float64)
-
-    def update(self, predictions: Sequence[Tensor], target: Tensor) -> None:
-        """Add a batch: one prediction ``[B, H, C]`` per part, and the target."""
-        errors = torch.stack([(p - target).flatten().double() for p in predictions])
-        self.gram += errors @ errors.T
-
-    def error(self, weights: Tensor) -> float:
-        """Return the summed squared error of a combination whose weights sum to 1."""
-        return float(weights @ self.gram @ weights)
-
-    def solve(self) -> Tensor:
-        """Return the convex weights with the least squared error, exact: the best face of the simplex.
-
-        On each subset of parts the equality-constrained optimum is a linear solve; the best feasible one wins.
-        """
-        count = len(self.gram)
-        best, least = None, float("inf")
-        for size in range(1, count + 1):
-            for subset in itertools.combinations(range(count), size):
-                weights = self._on_face(subset)
-                if weights is not None and self.error(weights) < least:
-                    best, least = weights, self.error(weights)
-        return best
-
-    def _on_face(self, subset: tuple[int, ...]) -> Tensor | None:
-        index = list(subset)
-        face = self.gram[index][:, index]
-        size = len(index)
-        system = torch.ones(size + 1, size + 1, dtype=torch.float64)
-        system[:size, :size] = face / face.diagonal().mean().clamp_min(1e-300)
-        system[size, size] = 0.0
-        right = torch.zeros(size + 1, dtype=torch.float64)
-        right[size] = 1.0
-        solution = torch.linalg.lstsq(system, right.unsqueeze(1)).solution[:size, 0]
-        if (solution < -1e-12).any():
-            return None
-        weights = torch.zeros(len(self.gram), dtype=torch.float64)
-        weights[index] = solution.clamp_min(0.0)
-        return weights / weights.sum()
-
-
-def fit_blend_on(
-    parts: Mapping[str, nn.Module],
-    val: WindowSource,
-    *,
-    device: torch.device | str = "cpu",
-    batch_size: int = 256,
-    cautious: bool = True,
-) -> dict[str, float]:
-    """Return convex weights by name, fitted on every window of ``val``.
-
-    With ``cautious`` the blend must hold across time: weights fitted on two of three contiguous blocks are tested on
-    the third, and unless that beats the first part alone (the linear path) on average, the first part is used alone.
+    Args:
+        names: the parts, in the order in which ``update`` gets their forecasts.
     """
-    names = list(parts)
-    blocks = [BlendStatistics(len(names)) for _ in range(BLOCKS)]
-    with evaluating(*parts.values()):
-        for block, rows in zip(blocks, torch.arange(len(val)).tensor_split(BLOCKS), strict=True):
-            for number, picked in enumerate(iter_batches(len(rows), batch_size)):
-                x, y = finite_batch(val, rows[picked], role="validation", batch=number)
-                block.update([parts[name](x.to(device)).cpu() for name in names], y)
-    total = BlendStatistics(len(names))
-    total.gram = torch.stack([block.gram for block in blocks]).sum(0)
-    weights = total.solve()
-    if cautious and len(names) > 1 and not _holds(blocks, total):
-        weights = torch.zeros_like(weights)
-        weights[0] = 1.0
-    return dict(zip(names, weights.tolist(), strict=True))
+
+    def __init__(self, names: Sequence[str]) -> None:
+        if not names or len(set(names)) != len(names):
+            raise InvalidArgument(f"names={list(names)} must be at least one name, none twice.")
+        self.names = tuple(names)
+        self._grams: list[torch.Tensor] = []
+
+    def update(self, preds: Sequence[torch.Tensor], target: torch.Tensor) -> None:
+        """Add a batch of consecutive windows: forecasts and target, each ``[B, H, C]``.
+
+        Raises:
+            InvalidArgument: another number of forecasts than names, or a shape that differs.
+            DataError: an error that is not finite.
+        """
+        if len(preds) != len(self.names):
+            raise InvalidArgument(f"preds has {len(preds)} forecasts; the parts are {list(self.names)}.")
+        if not target.numel():
+            return
+        for name, pred in zip(self.names, preds, strict=True):
+            check_forecast(f"part {name!r}", pred, target)
+        y = target.detach().double()
+        errors = torch.stack([(pred.detach().double() - y).flatten(1) for pred in preds], dim=1)  # [B, P, H*C]
+        gram = (errors @ errors.transpose(1, 2) / errors.shape[2]).cpu()
+        bad = [name for name, ok in zip(self.names, torch.isfinite(gram.diagonal(dim1=1, dim2=2)).all(0)) if not ok]
+        if bad:
+            raise DataError(f"the errors of {bad} are not finite on some validation window; leave these parts out.")
+        self._grams.append(gram)
+
+    @property
+    def grams(self) -> torch.Tensor:
+        """Mean error products of every window so far, ``[n, P, P]``."""
+        if not self._grams:
+            raise DataError("no window was added; a blend needs validation windows.")
+        return torch.cat(self._grams)
+
+    def solve(self) -> torch.Tensor:
+        """Return the convex weights ``[P]`` (float64) with the smallest mean squared error on all windows."""
+        return convex_weights(self.grams.mean(0))
+
+    def fit(self, *, blocks: int = 3, gap: int = 0, cautious: bool = False) -> BlendFit:
+        """Fit the weights and judge them by leaving out contiguous blocks.
+
+        Args:
+            blocks: contiguous parts of the windows, in order; at least 2, fewer if there are fewer windows.
+            gap: windows next to a held-out block that its fit leaves out, H - 1 for windows that advance by one
+                row; it shrinks where nothing would remain.
+            cautious: keep the blend only if it beats the first part alone in ``held_out_mse``, else give that part
+                all the weight. It guards against weights that only fit the noise of the validation windows.
+        """
+        check_int("blocks", blocks, low=2)
+        check_int("gap", gap, low=0)
+        grams = self.grams
+        convex = convex_weights(grams.mean(0))
+        folds = _folds(grams.shape[0], blocks, gap)
+        held, first = _held_out(grams, folds)
+        fell_back = cautious and not held < first
+        used = _unit(len(self.names)) if fell_back else convex
+        return BlendFit(
+            weights=self._named(used),
+            convex=self._named(convex),
+            val_mse=_error(used, grams.mean(0)),
+            part_mse=self._named(grams.mean(0).diagonal()),
+            block_weights=[self._named(convex_weights(grams[start:stop].mean(0))) for start, stop, _ in folds],
+            held_out_mse=held,
+            held_out_first=first,
+            fell_back=fell_back,
+        )
+
+    def _named(self, values: torch.Tensor) -> dict[str, float]:
+        return dict(zip(self.names, values.tolist(), strict=True))
 
 
-def _holds(blocks: Sequence[BlendStatistics], total: BlendStatistics) -> bool:
-    first = torch.zeros(len(total.gram), dtype=torch.float64)
-    first[0] = 1.0
-    blended = alone = 0.0
-    for held in blocks:
-        rest = BlendStatistics(len(total.gram))
-        rest.gram = total.gram - held.gram
-        blended += held.error(rest.solve())
-        alone += held.error(first)
-    return blended < alone
+def fit_blend(
+    predictions: Mapping[str, torch.Tensor],
+    target: torch.Tensor,
+    *,
+    blocks: int = 3,
+    gap: int = 0,
+    cautious: bool = False,
+) -> BlendFit:
+    """Fit convex weights of forecasts that are at hand.
+
+    Args:
+        predictions: part → validation forecasts ``[n, H, C]`` in window order; the first is what ``cautious`` falls
+            back to (the ridge).
+        target: ``[n, H, C]``.
+        blocks: as ``BlendStatistics.fit``.
+        gap: as ``BlendStatistics.fit``.
+        cautious: as ``BlendStatistics.fit``.
+    """
+    statistics = BlendStatistics(list(predictions))
+    size = 256
+    for start in range(0, target.shape[0], size):
+        rows = slice(start, start + size)
+        statistics.update([pred[rows] for pred in predictions.values()], target[rows])
+    return statistics.fit(blocks=blocks, gap=gap, cautious=cautious)
+
+
+def collect_blend(
+    parts: Mapping[str, nn.Module],
+    source: WindowSource,
+    *,
+    batch_size: int = 256,
+    device: torch.device | str = "cpu",
+) -> BlendStatistics:
+    """Return the blend statistics of models on a (validation) source, in one pass and without keeping forecasts."""
+    statistics = BlendStatistics(list(parts))
+    for forecasts, target in iterate_forecasts(parts, source, batch_size=batch_size, device=device, role="validation"):
+        statistics.update(list(forecasts.values()), target)
+    return statistics
+
+
+def convex_weights(gram: torch.Tensor) -> torch.Tensor:
+    """Return ``argmin wᵀ G w`` over ``w >= 0, Σw = 1``, ``[P]`` float64, for a positive semidefinite ``gram [P, P]``.
+
+    An active-set method for the point of least norm in a convex hull (Wolfe, Mathematical Programming 11, 1976): it
+    ends after finitely many steps at the exact minimum, up to rounding. On a tie the earlier part is kept.
+    """
+    g = gram.double()
+    scale = float(g.diagonal().max())
+    if scale <= 0:
+        return _unit(g.shape[0])
+    best = int(g.diagonal().argmin())
+    support, weights = [best], _unit(g.shape[0], best)
+    for _ in range(4 * 2 ** min(g.shape[0], 12)):
+        slope = g @ weights
+        entering = int(slope.argmin())
+        if entering in support or float(weights @ slope - slope[entering]) <= _OPTIMALITY * scale:
+            break
+        support.append(entering)
+        weights = _to_face_minimum(g, weights, support)
+        support = [part for part in support if weights[part] > 0]
+    return weights
+
+
+def _to_face_minimum(g: torch.Tensor, weights: torch.Tensor, support: list[int]) -> torch.Tensor:
+    """Move to the minimum over the face of ``support``, dropping parts whose weight reaches zero on the way."""
+    active = list(support)
+    while True:
+        face = g[active][:, active]
+        goal = torch.zeros_like(weights)
+        goal[active] = _affine_minimum(face)
+        falling = [part for part in active if goal[part] <= 0]
+        if not falling:
+            return goal
+        ratios = [float(weights[part] / (weights[part] - goal[part])) if weights[part] > 0 else 0.0 for part in falling]
+        step = min(ratios)
+        weights = weights + step * (goal - weights)
+        weights[falling[ratios.index(step)]] = 0.0
+        weights = weights.clamp_min(0.0) / weights.clamp_min(0.0).sum()
+        active.remove(falling[ratios.index(step)])
+
+
+def _affine_minimum(face: torch.Tensor) -> torch.Tensor:
+    """Return ``argmin vᵀ F v`` over ``Σv = 1``."""
+    size = face.shape[0]
+    if size == 1:
+        return torch.ones(1, dtype=face.dtype)
+    # Differences to the first part turn the constraint into an unconstrained problem that keeps its digits.
+    reduced = face[1:, 1:] - face[1:, :1] - face[:1, 1:] + face[0, 0]
+    rest = torch.linalg.lstsq(reduced, (face[0, 0] - face[1:, 0])[:, None], driver="gelsd").solution[:, 0]
+    return torch.cat([1.0 - rest.sum(0, True), rest])
+
+
+def _folds(count: int, blocks: int, gap: int) -> list[tuple[int, int, torch.Tensor]]:
+    """Return ``(start, stop, indices to fit on)`` of each block; the only window of a single one is fitted on itself."""
+    edges = [count * i // min(blocks, count) for i in range(min(blocks, count) + 1)]
+    rows = torch.arange(count)
+    folds = []
+    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+        room = gap
+        keep = (rows < start - room) | (rows >= stop + room)
+        while room and not bool(keep.any()):
+            room //= 2
+            keep = (rows < start - room) | (rows >= stop + room)
+        folds.append((start, stop, rows[keep] if bool(keep.any()) else rows))
+    return folds
+
+
+def _held_out(grams: torch.Tensor, folds: list[tuple[int, int, torch.Tensor]]) -> tuple[float, float]:
+    """Return the mean over blocks of the held-out MSE of fitted weights, and that of the first part."""
+    blend, first = 0.0, 0.0
+    for start, stop, others in folds:
+        block = grams[start:stop].mean(0)
+        blend += _error(convex_weights(grams[others].mean(0)), block)
+        first += float(block[0, 0])
+    return blend / len(folds), first / len(folds)
+
+
+def _error(weights: torch.Tensor, gram: torch.Tensor) -> float:
+    return float(weights @ gram @ weights)
+
+
+def _unit(size: int, index: int = 0) -> torch.Tensor:
+    weights = torch.zeros(size, dtype=torch.float64)
+    weights[index] = 1.0
+    return weights

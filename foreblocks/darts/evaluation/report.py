@@ -1,50 +1,122 @@
-"""Results as plain text."""
+"""Plain-text tables of results."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .._core.errors import InvalidArgument
 
-def format_table(rows: Sequence[Sequence[str]], headers: Sequence[str]) -> str:
-    """Return rows of text aligned under headers; the first column to the left, the others to the right."""
-    table = [list(headers), *[list(row) for row in rows]]
-    widths = [max(len(row[i]) for row in table) for i in range(len(headers))]
-    lines = [
-        "  ".join(
-            cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in table
-    ]
-    return "\n".join([lines[0], "  ".join("-" * w for w in widths), *lines[1:]])
+_MISSING = "-"
 
 
-def format_result_table(result: Mapping[str, Any]) -> str:
-    """Return the table that ends a search: baselines, network and blend, then size, ops, time and a verdict.
+def format_table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> str:
+    """Return an aligned table: text columns to the left, columns of numbers to the right.
 
-    ``result`` is what ``multi_fidelity_search`` returns; only its plain figures are read.
+    Args:
+        rows: cells; floats are shown with four decimals, None as ``-``.
+        headers: one per column.
+
+    Raises:
+        InvalidArgument: a row has another number of cells than there are headers.
     """
-    rows = [_row(_named(name, result["ridge_star"]), m) for name, m in result["baselines"].items()]
-    rows.append(_row("network alone", result["network"]))
-    weights = ", ".join(f"{name} {weight:.2f}" for name, weight in result["blend"]["weights"].items())
-    rows.append(_row(f"final model ({weights})", result["blend"]))
-    ops = ", ".join(f"{name} x{count}" for name, count in result["op_counts"].items())
-    seconds = ", ".join(f"{name} {value:.1f} s" for name, value in result["phase_seconds"].items())
-    return "\n".join(
-        [
-            format_table(rows, ["model", "test MSE", "test MAE"]),
-            "",
-            result["arch"],
-            f"parameters of the network: {result['num_parameters']:,}; ops: {ops}",
-            f"wall time: {seconds}",
-            result["verdict"],
-        ]
-    )
+    for row in rows:
+        if len(row) != len(headers):
+            raise InvalidArgument(f"the row {list(row)} has {len(row)} cells; there are {len(headers)} headers.")
+    cells = [[_cell(value) for value in row] for row in rows]
+    columns = range(len(headers))
+    widths = [max(len(str(headers[c])), *(len(row[c]) for row in cells), 0) for c in columns]
+    numeric = [bool(rows) and all(_is_number(row[c]) or row[c] is None for row in rows) for c in columns]
+
+    def line(values: Sequence[str]) -> str:
+        padded = [v.rjust(widths[c]) if numeric[c] else v.ljust(widths[c]) for c, v in enumerate(values)]
+        return "  ".join(padded).rstrip()
+
+    rule = "  ".join("-" * width for width in widths)
+    return "\n".join([line([str(header) for header in headers]), rule, *(line(row) for row in cells)])
 
 
-def _named(name: str, star: str) -> str:
-    return f"{name} (ridge*)" if name == star else name
+def format_result_table(results: Mapping[str, Any]) -> str:
+    """Return the closing report of a search: scores, size, chosen ops, wall time, and a plain verdict.
+
+    Args:
+        results: ``baselines`` (name → ``{"mse", "mae"}``), ``ridge_star`` (a name in it), ``network`` and ``blend``
+            (``{"mse", "mae"}``, the blend with ``weights``: part → weight), ``num_parameters``, ``op_counts``
+            (op → edges), ``phase_seconds`` (phase → seconds), ``arch`` (text). All are test scores; what is absent
+            is left out.
+    """
+    sections = [_score_table(results)]
+    facts = _facts(results)
+    if facts:
+        sections.append(facts)
+    seconds = results.get("phase_seconds") or {}
+    if seconds:
+        rows = [[phase, f"{value:.1f}"] for phase, value in seconds.items()]
+        rows.append(["total", f"{sum(seconds.values()):.1f}"])
+        sections.append(format_table(rows, ["phase", "seconds"]))
+    sentence = verdict(results)
+    if sentence:
+        sections.append(sentence)
+    return "\n\n".join(sections)
 
 
-def _row(name: str, metrics: Mapping[str, float]) -> list[str]:
-    return [name, f"{metrics['mse']:.4f}", f"{metrics['mae']:.4f}"]
+def verdict(results: Mapping[str, Any]) -> str:
+    """Return whether the network and the blend beat the best baseline by test MSE, as plain sentences."""
+    usable = {name: m["mse"] for name, m in (results.get("baselines") or {}).items() if math.isfinite(m["mse"])}
+    judged = [(name, results[name]["mse"]) for name in ("network", "blend") if results.get(name)]
+    if not usable or not judged:
+        return ""
+    best = min(usable, key=lambda name: usable[name])
+    sentences = []
+    for name, mse in judged:
+        if mse < usable[best]:
+            gain = 100 * (1 - mse / usable[best])
+            sentences.append(
+                f"The {name} (MSE {mse:.4f}) beats the best baseline, {best} ({usable[best]:.4f}), by {gain:.1f} %."
+            )
+        else:
+            sentences.append(
+                f"The {name} (MSE {mse:.4f}) does not beat the best baseline, {best} ({usable[best]:.4f})."
+            )
+    return "\n".join(sentences)
+
+
+def _score_table(results: Mapping[str, Any]) -> str:
+    star = results.get("ridge_star")
+    rows: list[list[Any]] = []
+    for name, metrics in (results.get("baselines") or {}).items():
+        label = f"{name} *" if name == star else name
+        rows.append([label, metrics.get("mse"), metrics.get("mae")])
+    for name in ("network", "blend"):
+        if results.get(name):
+            rows.append([name, results[name].get("mse"), results[name].get("mae")])
+    table = format_table(rows, ["forecaster", "test MSE", "test MAE"])
+    return f"{table}\n* the better ridge on validation" if star in (results.get("baselines") or {}) else table
+
+
+def _facts(results: Mapping[str, Any]) -> str:
+    lines = []
+    weights = (results.get("blend") or {}).get("weights")
+    if weights:
+        lines.append("blend:   " + " + ".join(f"{value:.3f} {name}" for name, value in weights.items()))
+    if results.get("arch"):
+        lines.append("network: " + "\n         ".join(str(results["arch"]).splitlines()))
+    if results.get("num_parameters") is not None:
+        lines.append(f"size:    {results['num_parameters']:,} parameters")
+    if results.get("op_counts"):
+        counts = sorted(results["op_counts"].items(), key=lambda item: (-item[1], item[0]))
+        lines.append("ops:     " + ", ".join(f"{op} x{count}" for op, count in counts))
+    return "\n".join(lines)
+
+
+def _is_number(value: Any) -> bool:
+    if isinstance(value, str):
+        return value.replace(".", "", 1).isdigit()
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return _MISSING
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
