@@ -14,8 +14,8 @@ from .._core.types import WindowSource
 from ..architecture.blend import BlendedForecaster
 from ..architecture.build import ForecastNetwork, build_network
 from ..architecture.derive import derive_network
-from ..evaluation.baselines import Baselines, fit_baselines
-from ..evaluation.blend import fit_blend_on
+from ..evaluation.baselines import Baselines, build_baselines
+from ..evaluation.blending import fit_blend_on
 from ..evaluation.predict import score_models
 from ..training.final_trainer import train_final_model
 from .candidates import build_candidate
@@ -71,6 +71,8 @@ def finish(
     began = time.perf_counter()
     contenders: Mapping[str, nn.Module] = {**baselines.models, "network": network, "blend": model}
     device, batch = settings.limits.device, settings.limits.batch_size
+    for contender in contenders.values():
+        contender.to(device)
     metrics = score_models(contenders, test, device=device, batch_size=max(256, batch), role="test")
     return Finished(model, network, training, baselines, metrics, weights, time.perf_counter() - began)
 
@@ -79,11 +81,10 @@ def blend_with_linear(
     network: ForecastNetwork, linear_path: str, train: WindowSource, val: WindowSource, settings: SearchSettings
 ) -> tuple[BlendedForecaster, Baselines, dict[str, float]]:
     """Fit the closed-form baselines on train, and the convex weights of linear path and network on validation."""
-    baselines = fit_baselines(train, val, period=settings.seasonal_period)
+    baselines = build_baselines(train, val, period=settings.seasonal_period)
     parts: dict[str, nn.Module] = {"network": network}
     if linear_path != "none":
-        name = baselines.ridge_star if linear_path == "auto" else f"ridge_{linear_path}"
-        parts = {"ridge": baselines.models[name], "network": network}
+        parts = {"ridge": baselines.ridge(linear_path), "network": network}
     for part in parts.values():
         part.to(settings.limits.device)
     weights = fit_blend_on(parts, val, device=settings.limits.device)
