@@ -12,7 +12,7 @@ from torch import nn
 
 from .._core.errors import DataError, InvalidArgument
 from .._core.logging import get_logger, log_once
-from .._core.types import WindowSource
+from ..data.batch_protocol import unpack_forecasting_batch
 
 _logger = get_logger(__name__)
 
@@ -31,22 +31,15 @@ def eval_mode(models: Iterable[nn.Module]) -> Iterator[None]:
 
 
 def unpack_batch(batch: Any, device: torch.device | str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return ``x [B, L, C]`` and ``y [B, H, C]`` of a loader's batch on ``device``.
+    """Return ``x [B, L, C]`` and ``y [B, H, C]`` of a loader's batch on ``device``; covariates are left out, said once.
 
     Raises:
-        DataError: the batch is no list or tuple of at least two tensors.
+        DataError: as ``unpack_forecasting_batch``.
     """
-    if not isinstance(batch, (list, tuple)) or len(batch) < 2:
-        raise DataError(f"a batch must be a list or tuple (x, y, ...); got {type(batch).__name__}.")
-    if len(batch) > 2:
-        log_once(_logger, logging.WARNING, "Batches hold more than (x, y); future covariates are not used yet.")
-    return batch[0].to(device), batch[1].to(device)
-
-
-def source_batches(source: WindowSource, batch_size: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Yield ``x [B, L, C], y [B, H, C]`` over all windows in order; the last batch may be short."""
-    for indices in torch.arange(len(source)).split(batch_size):
-        yield source.gather(indices)
+    x, y, extra = unpack_forecasting_batch(batch, device)
+    if extra:
+        log_once(_logger, logging.WARNING, "Future covariates in the batches are not used yet.")
+    return x, y
 
 
 def check_finite(x: torch.Tensor, y: torch.Tensor, *, batch: int, first: int, role: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -75,7 +76,8 @@ class BlendStatistics:
         y = target.detach().double()
         errors = torch.stack([(pred.detach().double() - y).flatten(1) for pred in preds], dim=1)  # [B, P, H*C]
         gram = (errors @ errors.transpose(1, 2) / errors.shape[2]).cpu()
-        bad = [name for name, ok in zip(self.names, torch.isfinite(gram.diagonal(dim1=1, dim2=2)).all(0)) if not ok]
+        finite = torch.isfinite(gram.diagonal(dim1=1, dim2=2)).all(0).tolist()
+        bad = [name for name, ok in zip(self.names, finite, strict=True) if not ok]
         if bad:
             raise DataError(f"the errors of {bad} are not finite on some validation window; leave these parts out.")
         self._grams.append(gram)
@@ -164,6 +166,34 @@ def collect_blend(
     return statistics
 
 
+def fit_blend_on(
+    parts: Mapping[str, nn.Module],
+    val: WindowSource,
+    *,
+    device: torch.device | str = "cpu",
+    batch_size: int = 256,
+    cautious: bool = True,
+) -> BlendFit:
+    """Fit the blend of models on every window of a validation source.
+
+    Windows of consecutive rows keep a gap of H - 1 between a held-out block and the windows of its fit.
+
+    Args:
+        parts: name → module on ``device``; the first is what ``cautious`` falls back to (the linear path).
+        val: validation windows, in order of time.
+        device: where the models are.
+        batch_size: windows per forward pass.
+        cautious: as ``BlendStatistics.fit``.
+
+    Raises:
+        DataError, InvalidArgument: as ``iterate_forecasts`` and ``BlendStatistics.update``.
+    """
+    statistics = collect_blend(parts, val, batch_size=batch_size, device=device)
+    starts = val.starts
+    consecutive = starts is not None and bool((starts.diff() == 1).all())
+    return statistics.fit(gap=val.horizon - 1 if consecutive else 0, cautious=cautious)
+
+
 def convex_weights(gram: torch.Tensor) -> torch.Tensor:
     """Return ``argmin wᵀ G w`` over ``w >= 0, Σw = 1``, ``[P]`` float64, for a positive semidefinite ``gram [P, P]``.
 
@@ -217,11 +247,11 @@ def _affine_minimum(face: torch.Tensor) -> torch.Tensor:
 
 
 def _folds(count: int, blocks: int, gap: int) -> list[tuple[int, int, torch.Tensor]]:
-    """Return ``(start, stop, indices to fit on)`` of each block; the only window of a single one is fitted on itself."""
+    """Return ``(start, stop, indices to fit on)`` of each block; a single window is both block and fit."""
     edges = [count * i // min(blocks, count) for i in range(min(blocks, count) + 1)]
     rows = torch.arange(count)
     folds = []
-    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+    for start, stop in pairwise(edges):
         room = gap
         keep = (rows < start - room) | (rows >= stop + room)
         while room and not bool(keep.any()):

@@ -13,7 +13,9 @@ from .._core.device import resolve_device
 from .._core.errors import DataError, InvalidArgument, check_int
 from .._core.logging import get_logger
 from .._core.types import WindowSource
-from ._batches import check_finite, check_forecast, eval_mode, source_batches
+from ..data.batches import iter_batches
+from ..data.sources import finite_batch
+from ._batches import check_forecast, eval_mode
 from .metrics import MetricAccumulator
 
 _logger = get_logger(__name__)
@@ -50,8 +52,8 @@ def iterate_forecasts(
     if len(source) == 0:
         raise DataError(f"{role} data: the source holds no window.")
     with eval_mode(models.values()):
-        for number, (x, y) in enumerate(source_batches(source, batch_size)):
-            check_finite(x, y, batch=number, first=number * batch_size, role=role)
+        for number, indices in enumerate(iter_batches(len(source), batch_size)):
+            x, y = finite_batch(source, indices, role=role, batch=number)
             x, y = x.to(target_device), y.to(target_device)
             # Left before the yield, so that the consumer keeps its own gradient mode.
             with torch.no_grad():
@@ -82,7 +84,7 @@ def score_models(
     *,
     device: torch.device | str = "cpu",
     batch_size: int = 256,
-    role: str = "evaluation",
+    role: str = "test",
     detail: bool = False,
 ) -> dict[str, dict[str, Any]]:
     """Score several models on all windows of a source, in one pass over it.
@@ -92,7 +94,7 @@ def score_models(
         source: windows.
         device: where the models are.
         batch_size: windows per forward pass; the result does not depend on it (float64 sums).
-        role: which data these are, for messages, such as ``"test"``.
+        role: which data these are, for messages.
         detail: add ``"mse_by_channel"`` (C values) and ``"mse_by_horizon"`` (up to four parts of the horizon).
 
     Returns:

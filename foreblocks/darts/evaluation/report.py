@@ -88,9 +88,9 @@ def _score_table(results: Mapping[str, Any]) -> str:
     for name, metrics in (results.get("baselines") or {}).items():
         label = f"{name} *" if name == star else name
         rows.append([label, metrics.get("mse"), metrics.get("mae")])
-    for name in ("network", "blend"):
+    for name, label in (("network", "network alone"), ("blend", "blend")):
         if results.get(name):
-            rows.append([name, results[name].get("mse"), results[name].get("mae")])
+            rows.append([label, results[name].get("mse"), results[name].get("mae")])
     table = format_table(rows, ["forecaster", "test MSE", "test MAE"])
     return f"{table}\n* the better ridge on validation" if star in (results.get("baselines") or {}) else table
 
