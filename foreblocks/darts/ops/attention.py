@@ -230,7 +230,9 @@ class LocalAttention(nn.Module):
         return (centre.unsqueeze(-1) - torch.arange(keys, device=q.device)).abs() > window // 2
 
 
-ATTENTION_KERNELS: dict[str, type[nn.Module]] = {
+_Kernel = SoftmaxAttention | LinearAttention | ProbSparseAttention | CosineAttention | LocalAttention
+
+ATTENTION_KERNELS: dict[str, type[_Kernel]] = {
     "sdp": SoftmaxAttention,
     "linear": LinearAttention,
     "probsparse": ProbSparseAttention,
