@@ -25,7 +25,6 @@ from .architecture.derive import derive_final_architecture
 from .architecture.network import TimeSeriesDARTS
 from .config import (
     DARTSConfig,
-    DARTSSearchSpaceConfig,
     DARTSTrainConfig,
     FinalTrainConfig,
     MultiFidelitySearchConfig,
@@ -304,7 +303,9 @@ class DARTSTrainer:
         """
         given = _given(self.train_final_model, locals())
         warn_keywords("train_final_model", given)
-        folded = fold_keywords("train_final_model", given, config or _part(self.config, "final"), _defaults(self.train_final_model))
+        folded = fold_keywords(
+            "train_final_model", given, config or _part(self.config, "final"), _defaults(self.train_final_model)
+        )
         settings = FinalTrainConfig(**_only(FinalTrainConfig, folded))
         limits = self._limits(train_loader, seed, max_train_batches, None, settings.use_amp)
         train, val = self._source(train_loader, "train"), self._source(val_loader, "validation")

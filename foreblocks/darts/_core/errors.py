@@ -6,8 +6,9 @@ Every message names the argument, the value it got and what is allowed.
 from __future__ import annotations
 
 import difflib
+import operator
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, SupportsIndex
 
 
 class DartsError(Exception):
@@ -50,10 +51,9 @@ def check_choice(argument: str, value: Any, choices: Iterable[Any]) -> Any:
 
 def check_int(argument: str, value: Any, *, low: int | None = None, high: int | None = None) -> int:
     """Return ``value`` as int if it is a whole number in ``[low, high]``, else raise ``InvalidArgument``."""
-    whole = isinstance(value, int) or (hasattr(value, "__index__"))
-    if isinstance(value, bool) or not whole:
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
         raise InvalidArgument(f"{argument}={value!r} must be a whole number.")
-    number = int(value)
+    number = operator.index(value)
     if (low is not None and number < low) or (high is not None and number > high):
         raise InvalidArgument(f"{argument}={number} must be {_range_text(low, high)}.")
     return number

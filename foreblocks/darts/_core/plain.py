@@ -22,7 +22,7 @@ def to_plain(value: Any, *, tensors: bool = False) -> Any:
     Raises:
         TypeError: for a leaf that has no plain form (a module, a function).
     """
-    if value is None or isinstance(value, (bool, int, float, str)) and not isinstance(value, enum.Enum):
+    if value is None or (isinstance(value, (bool, int, float, str)) and not isinstance(value, enum.Enum)):
         return value
     if isinstance(value, enum.Enum):
         return to_plain(value.value, tensors=tensors)

@@ -1,1 +1,1 @@
-"""TODO"""
+"""Bridges to other libraries."""

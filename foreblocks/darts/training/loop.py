@@ -15,6 +15,7 @@ from .._core.types import WindowSource
 from ..data.sources import finite_batch, iter_batches
 
 logger = get_logger(__name__)
+CPU = torch.device("cpu")
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -35,7 +36,7 @@ class LoopLimits:
     seed: int = 0
     max_train_batches: int | None = None
     max_val_batches: int | None = None
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
     use_amp: bool = False
 
 

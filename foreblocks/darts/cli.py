@@ -1,0 +1,173 @@
+"""The command line: ``foreblocks-darts search --data X.csv --lookback 336 --horizon 96``."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ._core.errors import DartsError, OptionalDependencyError
+from ._core.optional import require
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; return 0, 2 for bad input, 130 after an interrupt."""
+    arguments = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    try:
+        return arguments.run(arguments)
+    except (DartsError, OSError, TypeError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; what is finished stays in the run folder.", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="foreblocks-darts", description="Find a forecasting network for a time series.", allow_abbrev=False
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    search = commands.add_parser(
+        "search", help="search, retrain and compare with baselines", allow_abbrev=False,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )  # fmt: skip
+    search.set_defaults(run=_search)
+    data = search.add_argument_group("data")
+    data.add_argument("--data", help="a CSV (first column a date, the rest channels), or a name of the catalog")
+    data.add_argument("--demo", action="store_true", help="use the embedded hourly weather of three airports")
+    data.add_argument("--data-dir", help="folder of the catalog's files; default: $FOREBLOCKS_DATA")
+    data.add_argument("--lookback", type=int, default=96, help="input steps L")
+    data.add_argument("--horizon", type=int, default=24, help="forecast steps H")
+    data.add_argument("--period", type=int, help="steps of a season, for the seasonal naive; default: a day")
+    size = search.add_argument_group("size of the search")
+    size.add_argument("--candidates", type=int, default=8, help="candidates that are sampled and screened")
+    size.add_argument("--top-k", type=int, default=3, help="candidates that are searched")
+    size.add_argument("--search-epochs", type=int, default=4, help="epochs of the last rung")
+    size.add_argument("--final-epochs", type=int, default=10, help="epochs of the final training")
+    size.add_argument("--patience", type=int, default=4, help="epochs without gain before the final training stops")
+    size.add_argument("--batch-size", type=int, default=32, help="windows in a batch")
+    size.add_argument("--max-train-batches", type=int, default=60, help="batches in a search epoch")
+    size.add_argument("--final-max-train-batches", type=int, help="batches in a final epoch; default: all")
+    size.add_argument("--hidden-dims", type=int, nargs="+", default=[32], help="widths a candidate may have")
+    size.add_argument("--ops", nargs="+", help="ops a candidate may use; default: all sixteen")
+    size.add_argument("--arch-modes", nargs="+", help="sequence parts a candidate may have; default: all four")
+    size.add_argument("--channel-modes", nargs="+", help="mixed, independent, variate; default: all")
+    size.add_argument("--loss", default="mse", help="loss of search and final training")
+    size.add_argument("--learning-rate", type=float, default=1e-3, help="peak rate of the final training")
+    run = search.add_argument_group("run")
+    run.add_argument("--seed", type=int, default=0, help="decides candidates, weights and batches")
+    run.add_argument("--workers", type=int, default=2, help="worker processes of the search phases")
+    run.add_argument("--threads", type=int, default=2, help="torch threads of the final training")
+    run.add_argument("--device", default="auto", help="auto, cpu, cuda")
+    run.add_argument("--run-dir", help="folder for the run; default: runs/<name>-<seed>")
+    return parser
+
+
+def _search(a: argparse.Namespace) -> int:
+    import torch
+
+    from .data import prepare
+    from .data.prepare import describe
+    from .evaluation.report import format_result_table
+    from .trainer import DARTSTrainer
+
+    frame, period = _frame(a)
+    prepared = prepare(frame, lookback=a.lookback, horizon=a.horizon)
+    print(describe(prepared))
+    for note in frame.notes:
+        print(f"  note: {note}")
+    torch.set_num_threads(max(1, a.threads))
+    trainer = DARTSTrainer(len(prepared.channels), a.hidden_dims, a.horizon, a.lookback, a.device, a.ops, a.arch_modes)
+    progress = _Progress()
+    began = time.perf_counter()
+    with progress:
+        result = trainer.multi_fidelity_search(
+            *prepared.loaders(a.batch_size, a.seed),
+            num_candidates=a.candidates,
+            top_k=a.top_k,
+            search_epochs=a.search_epochs,
+            final_epochs=a.final_epochs,
+            max_workers=a.workers,
+            seed=a.seed,
+            run_dir=a.run_dir or Path("runs") / f"{frame.name}-{a.seed}",
+            max_train_batches=a.max_train_batches,
+            max_val_batches=a.max_train_batches,
+            final_max_train_batches=a.final_max_train_batches,
+            seasonal_period=a.period or period,
+            scaler=prepared.scaler.to_dict(),
+            loss_type=a.loss,
+            final_loss_type=a.loss,
+            final_learning_rate=a.learning_rate,
+            final_patience=a.patience,
+            callbacks=[progress],
+            space={"channel_modes": a.channel_modes} if a.channel_modes else None,
+        )
+    print(format_result_table(result))
+    print(f"total: {time.perf_counter() - began:.0f} s")
+    return 0
+
+
+def _frame(a: argparse.Namespace) -> tuple[Any, int | None]:
+    """Return the series and its seasonal period: of the catalog, else a day by the step of its dates."""
+    from .data import CATALOG, DEMO_PERIOD, dataset_entry, load_dataset, load_demo, read_csv
+
+    if a.demo == bool(a.data):
+        raise TypeError("give either --data FILE_OR_NAME or --demo.")
+    if a.demo:
+        return load_demo(), DEMO_PERIOD
+    if not Path(a.data).exists() and a.data.lower() in {name.lower() for name in CATALOG}:
+        return load_dataset(a.data, a.data_dir), dataset_entry(a.data).period
+    frame = read_csv(a.data)
+    seconds = frame.step.total_seconds() if frame.step is not None else 0.0
+    steps = round(86_400 / seconds) if 0 < seconds < 86_400 else None
+    return frame, steps
+
+
+class _Progress:
+    """Shows the phases: bars on a terminal when rich is there, plain lines otherwise."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+        self._task: Any = None
+        if sys.stderr.isatty():
+            try:
+                rich = require("rich.progress", extra="cli", feature="the progress bar")
+                console = require("rich.console", extra="cli", feature="the progress bar")
+            except OptionalDependencyError:
+                return  # plain lines do as well
+            self._bar = rich.Progress(console=console.Console(stderr=True), transient=True)
+
+    def __enter__(self) -> _Progress:
+        if self._bar is not None:
+            self._bar.start()
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+    def on_event(self, event: Any, payload: dict[str, Any]) -> None:
+        """Show an event."""
+        text = f"{event.value}: " + ", ".join(f"{k} {_short(v)}" for k, v in payload.items())
+        if self._bar is None:
+            print(text, file=sys.stderr, flush=True)
+        elif event.value == "phase_start":
+            self._task = self._bar.add_task(payload["phase"], total=None)
+        elif event.value == "phase_end":
+            self._bar.update(self._task, total=1, completed=1)
+        else:
+            self._bar.update(self._task, description=text)
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
