@@ -264,6 +264,7 @@ class DARTSTrainer:
         limits = self._limits(train_loader, seed, max_train_batches, max_val_batches, settings.use_amp)
         train, val = self._source(train_loader, "train"), self._source(val_loader, "validation")
         result = train_darts_model(model, train, val, settings, limits, callbacks=callbacks)
+        model.to(self.device)
         result["final_metrics"] = score_models({"model": model}, val, device=self.device, role="validation")["model"]
         self.training_history.append(result)
         return result

@@ -15,7 +15,7 @@ from ..architecture.blend import BlendedForecaster
 from ..architecture.build import ForecastNetwork, build_network
 from ..architecture.derive import derive_network
 from ..evaluation.baselines import Baselines, build_baselines
-from ..evaluation.blending import fit_blend_on
+from ..evaluation.blend import fit_blend_on
 from ..evaluation.predict import score_models
 from ..training.final_trainer import train_final_model
 from .candidates import build_candidate
@@ -87,7 +87,7 @@ def blend_with_linear(
         parts = {"ridge": baselines.ridge(linear_path), "network": network}
     for part in parts.values():
         part.to(settings.limits.device)
-    weights = fit_blend_on(parts, val, device=settings.limits.device)
+    weights = fit_blend_on(parts, val, device=settings.limits.device).weights
     model = BlendedForecaster(parts)
     model.set_weights(weights)
     return model.to(settings.limits.device).eval(), baselines, weights

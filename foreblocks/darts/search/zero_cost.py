@@ -157,20 +157,20 @@ def evaluate_zero_cost_metrics(
     result = _result(summary, config)
     if not ablation:
         return result
-    per_scheme = {
-        name: {
-            "aggregate_score": score_from_metrics(result["metrics"], weights),
-            "metrics": {n: v for n, v in result["metrics"].items() if n in weights},
-            "success_rates": {n: ok for n, ok in result["success_rates"].items() if n in weights},
-        }
-        for name, weights in schemes.items()
-    }
     return {
         "ablation": True,
         "base_weights": base_weights(),
         "schemes": list(schemes),
-        "per_scheme": per_scheme,
+        "per_scheme": {name: _under_scheme(result, weights) for name, weights in schemes.items()},
         "error_messages": result["error_messages"],
+    }
+
+
+def _under_scheme(result: Mapping[str, Any], weights: Mapping[str, float]) -> dict[str, Any]:
+    return {
+        "aggregate_score": score_from_metrics(result["metrics"], weights),
+        "metrics": {n: v for n, v in result["metrics"].items() if n in weights},
+        "success_rates": {n: ok for n, ok in result["success_rates"].items() if n in weights},
     }
 
 

@@ -62,6 +62,7 @@ class SearchState:
         best_val_loss: lowest validation loss so far.
         best_state: state dict of that moment (CPU).
         bad_epochs: epochs since then.
+        best_alpha_steps: alpha steps made when it was reached.
         history: lists per epoch: train_losses, val_losses; and the alpha snapshots.
     """
 
@@ -74,6 +75,7 @@ class SearchState:
     best_val_loss: float = float("inf")
     best_state: dict[str, Tensor] | None = None
     bad_epochs: int = 0
+    best_alpha_steps: int = 0
     history: dict[str, list[Any]] = field(
         default_factory=lambda: {"train_losses": [], "val_losses": [], "temperatures": [], "alpha_values": []}
     )
@@ -103,7 +105,7 @@ class SearchState:
             setattr(self, key, data[key])
 
 
-_COUNTERS = ("epoch", "step", "alpha_steps", "best_val_loss", "bad_epochs")
+_COUNTERS = ("epoch", "step", "alpha_steps", "best_val_loss", "bad_epochs", "best_alpha_steps")
 
 
 def new_state(model: TimeSeriesDARTS, config: DARTSTrainConfig) -> SearchState:

@@ -129,8 +129,11 @@ def _cycle(rows: Tensor, limits: LoopLimits, epoch: int) -> Iterator[Tensor]:
 
 
 def _remember(state: SearchState, val_loss: float) -> None:
-    if val_loss < state.best_val_loss:
+    # A state from the warm-up has untouched alphas: the first epoch that moved them replaces it, better or not.
+    first_searched = state.alpha_steps > 0 and state.best_alpha_steps == 0
+    if first_searched or val_loss < state.best_val_loss:
         state.best_val_loss, state.bad_epochs = val_loss, 0
+        state.best_alpha_steps = state.alpha_steps
         state.best_state = cpu_state(state.model)
     else:
         state.bad_epochs += 1

@@ -94,13 +94,7 @@ def train_final_model(
         best.offer(val_losses[-1], model)
         if epoch >= int(config.epochs * config.swa_start_ratio):
             average.add(model)
-        emit(
-            callbacks, Event.EPOCH_END, epoch=epoch + 1, epochs=config.epochs, train_loss=train_losses[-1],
-            val_loss=val_losses[-1],
-        )  # fmt: skip
-        logger.info(
-            "final epoch %d/%d: train %.4f, validation %.4f", epoch + 1, config.epochs, train_losses[-1], val_losses[-1]
-        )
+        _say(callbacks, epoch + 1, config.epochs, train_losses[-1], val_losses[-1])
         if best.bad_epochs >= config.patience:
             break
     final_rate = optimizer.param_groups[0]["lr"]
@@ -119,6 +113,11 @@ def train_final_model(
             "best_val_loss": best.loss,
         },
     }
+
+
+def _say(callbacks: Sequence[Callback], epoch: int, epochs: int, train_loss: float, val_loss: float) -> None:
+    emit(callbacks, Event.EPOCH_END, epoch=epoch, epochs=epochs, train_loss=train_loss, val_loss=val_loss)
+    logger.info("final epoch %d/%d: train %.4f, validation %.4f", epoch, epochs, train_loss, val_loss)
 
 
 def _epoch(
