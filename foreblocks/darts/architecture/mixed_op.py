@@ -15,7 +15,7 @@ from ..ops.registry import build_op, get_op, resolve_ops
 from .relax import build_relaxation
 
 ALPHA_NOISE = 1e-3
-PRUNED = -1e9  # finite: a log-sum-exp over -inf alone has a NaN gradient
+PRUNED = -1e9  # finite, so that no gradient is NaN
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class MixtureSettings:
         group_temperature_mult: family temperature over op temperature.
         min_group_temperature: lower bound of the family temperature.
         min_op_temperature: lower bound of the op temperature.
-        group_min_prob: probability that every family keeps, as long as all families fit.
+        group_min_prob: share of the probability that is spread evenly over the ops of an edge with several families.
     """
 
     relaxation: str = "softmax"
@@ -38,7 +38,8 @@ class MixtureSettings:
 
 
 class MixedOp(nn.Module):
-    """A mixture of ops, ``[N, T, D] -> [N, T, D]``, with two levels of logits: families, and ops inside a family.
+    """A mixture of ops, ``[N, T, D] -> [N, T, D]``, with two levels of logits: families
+    and ops; ``p ∝ exp(op / τ + family / τ_family)``.
 
     Logits exist only where there is a choice: no family logits with one family, none at all with one op.
 
@@ -89,26 +90,15 @@ class MixedOp(nn.Module):
             return self.member.new_zeros(1, dtype=torch.get_default_dtype())
         s = self.settings
         logits = self.op_logits / max(self.temperature, s.min_op_temperature)
-        logits = logits.masked_fill(~self.alive, PRUNED)
-        if self.family_logits is None:
-            result = torch.log_softmax(logits, dim=0)
-        else:
-            # Softmax inside each family: the columns of a [K, F] table, other families masked.
-            table = logits.unsqueeze(1).masked_fill(~self.member, PRUNED)
-            inside = logits - (table.logsumexp(dim=0) * self.member).sum(dim=1)
-            result = inside + (self._family_log_probs() * self.member).sum(dim=1)
+        if self.family_logits is not None:
+            # Added and not normalised inside the family: the logit of an op that is alone in its family still counts.
+            temperature = max(self.temperature * s.group_temperature_mult, s.min_group_temperature)
+            logits = logits + (self.family_logits / temperature * self.member).sum(dim=1)
+        result = torch.log_softmax(logits.masked_fill(~self.alive, PRUNED), dim=0)
+        if s.group_min_prob and self.family_logits is not None:
+            # A floor by mixing with the uniform distribution: unlike clamping, it keeps gradients.
+            result = torch.log((1.0 - s.group_min_prob) * result.exp() + s.group_min_prob / self.alive.sum())
         return result.masked_fill(~self.alive, -torch.inf)
-
-    def _family_log_probs(self) -> Tensor:
-        s = self.settings
-        alive = (self.member & self.alive.unsqueeze(1)).any(dim=0)
-        temperature = max(self.temperature * s.group_temperature_mult, s.min_group_temperature)
-        probs = torch.softmax((self.family_logits / temperature).masked_fill(~alive, PRUNED), dim=0)
-        # A floor by mixing with the uniform distribution over living families: unlike clamping, it keeps gradients.
-        floor = min(s.group_min_prob, 1.0 / len(self.families))
-        count = alive.sum()
-        mixed = (1.0 - floor * count) * probs + floor
-        return torch.where(alive, mixed, torch.ones_like(mixed)).log()
 
     def probabilities(self) -> Tensor:
         """Return detached probabilities ``[K]`` over ``names``."""

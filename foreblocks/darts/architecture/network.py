@@ -68,7 +68,7 @@ class TimeSeriesDARTS(nn.Module):
         group_temperature_mult: family temperature over op temperature.
         min_group_temperature: lower bound of the family temperature.
         min_op_temperature: lower bound of the op temperature.
-        group_min_prob: probability that every family keeps.
+        group_min_prob: share of the probability that is spread evenly over the ops of an edge.
         max_active_edges_per_node: edges that derivation keeps for a node.
         arch_mode: sequence part (``spec.ARCH_MODES``).
         transformer_self_attention_type: attention kernel; ``auto`` is ``sdp`` here, and a draw in a search.

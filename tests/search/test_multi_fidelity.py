@@ -1,0 +1,255 @@
+"""The staged search as a whole: what it returns, what may and may not change it, and what it survives."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from foreblocks.darts import DARTSConfig, DARTSTrainer
+from foreblocks.darts._core.errors import DataError, InvalidArgument, SearchFailed
+from foreblocks.darts.architecture.build import build_network
+from foreblocks.darts.architecture.spec import ARCH_MODES
+from foreblocks.darts.config import DARTSTrainConfig
+from foreblocks.darts.data.frame import SeriesFrame
+from foreblocks.darts.data.prepare import prepare
+from foreblocks.darts.data.splits import Split
+from foreblocks.darts.data.windows import WindowDataset
+from foreblocks.darts.search import tasks
+from foreblocks.darts.search.settings import rung_epochs
+from foreblocks.darts.training.bilevel import new_state
+from foreblocks.darts.training.checkpoint import load_folder
+from foreblocks.darts.training.darts_loop import SearchData, search_epochs
+from foreblocks.darts.training.loop import LoopLimits
+
+L, H, C = 16, 4, 2
+SMALL = {
+    "num_candidates": 3,
+    "top_k": 2,
+    "search_epochs": 2,
+    "final_epochs": 2,
+    "max_samples": 16,
+    "max_train_batches": 4,
+}
+
+
+def series(rows: int = 600, seed: int = 0) -> np.ndarray:
+    rng = np.random.default_rng(seed)
+    t = np.arange(rows)[:, None]
+    return np.sin(t / np.array([4.0, 7.0])) + 0.3 * rng.standard_normal((rows, C))
+
+
+def windows(values: np.ndarray, borders: tuple[int, int] = (360, 480)) -> list[WindowDataset]:
+    tensor = torch.as_tensor(values, dtype=torch.float32)
+    a, b = borders
+    parts = ((0, a), (a - L, b), (b - L, len(values)))
+    return [WindowDataset(tensor, L, H, first=first, last=last) for first, last in parts]
+
+
+def trainer(**changes) -> DARTSTrainer:
+    settings = {"input_dim": C, "hidden_dims": [8], "forecast_horizon": H, "seq_length": L, "device": "cpu"}
+    return DARTSTrainer(**{**settings, **changes})
+
+
+def figures(result: dict) -> tuple:
+    weights = {k: v.clone() for k, v in result["final_model"].parts["network"].state_dict().items()}
+    ids = [(c["candidate_id"], c["selected_ops"], c["score"]) for c in result["candidates"]]
+    alphas = [t["search_results"]["alpha_values"] for t in result["trained_candidates"]]
+    return ids, result["arch_spec"], weights, alphas, result["blend"]["weights"]
+
+
+def same(a: tuple, b: tuple) -> bool:
+    ids, spec, weights, alphas, blend = a
+    if (ids, spec, blend) != (b[0], b[1], b[4]) or list(weights) != list(b[2]):
+        return False
+    if not all(torch.equal(weights[k], b[2][k]) for k in weights):
+        return False
+    pairs = zip(_values(alphas), _values(b[3]), strict=True)
+    return all(np.array_equal(x, y) for x, y in pairs)
+
+
+def _values(alphas: list) -> list[np.ndarray]:
+    return [value for run in alphas for snapshot in run for _, value in snapshot]
+
+
+@pytest.fixture(scope="module")
+def result() -> dict:
+    return trainer().multi_fidelity_search(*windows(series()), **SMALL)
+
+
+def test_documented_keys(result: dict) -> None:
+    expected = {
+        "final_model", "candidates", "top_candidates", "trained_candidates", "best_candidate", "final_results",
+        "final_config", "final_discrete_architecture", "search_config", "trained_non_derived_candidates",
+        "final_reset_modules", "baselines", "blend", "arch_spec",
+    }  # fmt: skip
+    assert expected <= set(result)
+    assert {"last_value", "ridge_shared", "ridge_per_channel"} <= set(result["baselines"])
+    assert {"mse", "rmse", "mae", "mape", "r2_score"} <= set(result["final_results"]["final_metrics"])
+    assert result["best_candidate"] in result["trained_candidates"]
+    assert all(entry["model"] is None for entry in result["candidates"])
+    assert sum(result["blend"]["weights"].values()) == pytest.approx(1.0)
+    assert build_network(result["arch_spec"], seed=0)(torch.randn(2, L, C)).shape == (2, H, C)
+
+
+def test_alphas_are_updated_in_the_search(result: dict) -> None:
+    assert all(entry["search_results"]["alpha_steps"] > 0 for entry in result["trained_candidates"])
+
+
+def test_same_seed_same_result_and_another_seed_another(result: dict) -> None:
+    again = trainer().multi_fidelity_search(*windows(series()), **SMALL)
+    assert same(figures(result), figures(again))
+    other = trainer().multi_fidelity_search(*windows(series()), **SMALL, seed=1)
+    assert not same(figures(result), figures(other))
+
+
+def test_two_worker_processes_give_the_same_bits(result: dict) -> None:
+    parallel = trainer().multi_fidelity_search(*windows(series()), **SMALL, max_workers=2)
+    assert same(figures(result), figures(parallel))
+
+
+def test_the_test_set_decides_nothing(result: dict) -> None:
+    values = series()
+    train, val, _ = windows(values)
+    noise = windows(values + 1e3 * np.random.default_rng(9).standard_normal(values.shape))[2]
+    other = trainer().multi_fidelity_search(train, val, noise, **SMALL)
+    assert same(figures(result), figures(other))
+    assert other["final_results"]["test_loss"] != result["final_results"]["test_loss"]
+
+
+def test_rows_after_the_train_border_leave_scaler_candidates_and_weights() -> None:
+    values = series()
+    changed = values.copy()
+    changed[360:] = 50.0 * np.random.default_rng(3).standard_normal(changed[360:].shape)
+    outcomes = []
+    for data in (values, changed):
+        frame = SeriesFrame(np.arange(len(data)), ["a", "b"], data, None)
+        split = Split((0, 360), (360, 480), (480, 600))
+        p = prepare(frame, lookback=L, horizon=H, split=split, name="toy")
+        t = trainer()
+        model = t.build_candidate(t.make_candidate(0, 0))
+        t.train_darts_model(model, p.train, p.val, epochs=2, patience=99, max_train_batches=3)
+        outcomes.append((p.scaler.to_dict(), t.make_candidate(0, 0), t.training_history[0]["train_losses"]))
+    assert outcomes[0] == outcomes[1]
+
+
+def test_every_alpha_and_every_op_weight_moves() -> None:
+    train, val, _ = windows(series())
+    t = trainer()
+    model = t.build_candidate(t.make_candidate(0, 1))
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    config = DARTSTrainConfig(epochs=3, warmup_epochs=0, architecture_update_freq=1, patience=9)
+    data = SearchData.split(train, val, config, batch_size=32)
+    search_epochs(new_state(model, config), data, config, LoopLimits())
+    still = [name for name, p in model.named_parameters() if torch.equal(p, before[name])]
+    assert still == []
+
+
+def test_a_rung_carries_its_state_exactly() -> None:
+    train, val, _ = windows(series())
+    t = trainer()
+    candidate = t.make_candidate(0, 0)
+    config = DARTSTrainConfig(epochs=4, patience=9)
+    limits = LoopLimits(max_train_batches=4)
+    task = tasks.RungTask(candidate, 1, train, val, config, limits, 4, None)
+    whole = tasks.train_rung(task)
+    half = tasks.train_rung(tasks.RungTask(candidate, 1, train, val, config, limits, 2, None))
+    rest = tasks.train_rung(tasks.RungTask(candidate, 1, train, val, config, limits, 4, half["state"]))
+    assert whole["derived_loss"] == rest["derived_loss"]
+    assert all(torch.equal(v, rest["state"]["model"][k]) for k, v in whole["state"]["model"].items())
+
+
+def test_one_failing_candidate_costs_only_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = tasks.build_candidate
+
+    def sometimes(candidate, **kwargs):
+        if candidate == trainer().make_candidate(0, 1):
+            raise RuntimeError("planted")
+        return real(candidate, **kwargs)
+
+    monkeypatch.setattr(tasks, "build_candidate", sometimes)
+    result = trainer().multi_fidelity_search(*windows(series()), **SMALL)
+    assert list(result["failed_candidates"]) == [1]
+    assert len(result["candidates"]) == 2
+
+    def never(candidate, **kwargs):
+        raise RuntimeError("planted")
+
+    monkeypatch.setattr(tasks, "build_candidate", never)
+    with pytest.raises(SearchFailed, match="planted"):
+        trainer().multi_fidelity_search(*windows(series()), **SMALL)
+
+
+@pytest.mark.parametrize("mode", ARCH_MODES)
+def test_each_mode_saves_and_loads(mode: str, tmp_path: Path) -> None:
+    t = trainer(arch_modes=[mode])
+    small = {**SMALL, "num_candidates": 1, "top_k": 1}
+    result = t.multi_fidelity_search(*windows(series()), **small, run_dir=tmp_path / "run")
+    x = torch.randn(3, L, C)
+    t.save_best_model(str(tmp_path / "best.pth"))
+    loaded = trainer()
+    content = loaded.load_model(str(tmp_path / "best.pth"))
+    assert {"model_state_dict", "final_metrics", "training_info", "search_config", "arch_spec"} <= set(content)
+    for model in (loaded.final_model, load_folder(tmp_path / "run" / "model")):
+        torch.testing.assert_close(model(x), result["final_model"](x), rtol=0, atol=0)
+    assert json.loads((tmp_path / "run" / "result.json").read_text())["verdict"] == result["verdict"]
+
+
+def test_bad_test_data_keep_the_model(tmp_path: Path) -> None:
+    train, val, test = windows(series())
+    broken = test.gather(torch.arange(len(test)))
+    broken[1][5, 0, 1] = float("nan")
+    data = torch.utils.data.TensorDataset(*broken)
+    with pytest.raises(DataError, match="test"):
+        trainer().multi_fidelity_search(train, val, data, **SMALL, run_dir=tmp_path)
+    assert load_folder(tmp_path / "model")(torch.randn(1, L, C)).shape == (1, H, C)
+
+
+def test_bad_input_is_named(tmp_path: Path) -> None:
+    parts = windows(series())
+    with pytest.raises(TypeError, match="num_candidates"):
+        trainer().multi_fidelity_search(*parts, num_candidate=3)
+    with pytest.raises(InvalidArgument, match="top_k"):
+        trainer().multi_fidelity_search(*parts, num_candidates=2, top_k=3)
+    with pytest.raises(InvalidArgument, match="search_epochs"):
+        trainer().multi_fidelity_search(*parts, **{**SMALL, "search_epochs": 0})
+    with pytest.raises(DataError, match="channels"):
+        trainer(input_dim=3).multi_fidelity_search(*parts, **SMALL)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InvalidArgument, match="run_dir"):
+        trainer().multi_fidelity_search(*parts, **SMALL, run_dir=tmp_path / "file")
+
+
+def test_config_object_and_rungs() -> None:
+    config = DARTSConfig(input_dim=C, forecast_horizon=H, seq_length=L)
+    config.search.search_epochs = 20
+    assert rung_epochs(config.search) == [2, 4, 8, 16, 20]
+    t = DARTSTrainer(config=config, device="cpu")
+    assert (t.input_dim, t.seq_length, t.forecast_horizon) == (C, L, H)
+
+
+def test_planted_product_is_found() -> None:
+    """A channel that is the product of two lags of the other: no linear map follows it, and Identity alone neither."""
+    rng = np.random.default_rng(0)
+    a = rng.standard_normal(3000)
+    b = np.zeros(3000)
+    b[3:] = a[1:-2] * a[:-3]
+    train, val, test = windows(np.stack([a, b], 1), (2200, 2600))
+    t = trainer(hidden_dims=[32], arch_modes=["encoder_only"], all_ops=["Identity", "TimeConv", "TCN", "ResidualMLP"])
+    space = {
+        "channel_modes": ("mixed",),
+        "series_norms": ("none",),
+        "heads": ("flatten",),
+        "patch_lens": (1,),
+        "presets": (),
+    }
+    result = t.multi_fidelity_search(
+        train, val, test, num_candidates=2, top_k=1, search_epochs=4, final_epochs=25, loss_type="mse",
+        final_loss_type="mse", final_learning_rate=3e-3, space=space,
+    )  # fmt: skip
+    assert set(result["op_counts"]) != {"Identity"}
+    ridge = min(result["baselines"][name]["mse"] for name in ("ridge_shared", "ridge_per_channel"))
+    assert result["network"]["mse"] < 0.97 * ridge
