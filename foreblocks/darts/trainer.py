@@ -136,6 +136,8 @@ class DARTSTrainer:
                 "family_range": self.family_range,
                 "attention_variants": self.attention_variants,
                 "ffn_variants": self.ffn_variants,
+                # Larger cells than the dataclass default, unless a configuration says otherwise.
+                "node_range": base.node_range if self.config else (3, 4),
                 **given,
             },
         )
@@ -404,7 +406,7 @@ class DARTSTrainer:
         train_given = {k: v for k, v in kwargs.items() if k in _names(DARTSTrainConfig)}
         settings = SearchSettings(
             space=self.space(
-                cell_range=cell_range, node_range=node_range or (None if self.config else (3, 4)), min_ops=min_ops,
+                cell_range=cell_range, node_range=node_range, min_ops=min_ops,
                 max_ops=max_ops, **(space or {}),
             ),
             search=search,

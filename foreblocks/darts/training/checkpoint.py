@@ -34,7 +34,8 @@ def describe_model(model: nn.Module) -> dict[str, Any]:
     if isinstance(model, LinearForecaster):
         return {"kind": "linear", "spec": to_plain(model.spec.to_dict())}
     if isinstance(model, BlendedForecaster):
-        return {"kind": "blend", "parts": {name: describe_model(part) for name, part in model.parts.items()}}
+        # A list: the order of the parts is the order of the weights.
+        return {"kind": "blend", "parts": [[name, describe_model(part)] for name, part in model.parts.items()]}
     if isinstance(model, TimeSeriesDARTS):
         return {"kind": "searched", "config": to_plain(model.get_config())}
     raise InvalidArgument(f"a {type(model).__name__} cannot be saved: it has no description to rebuild it from.")
@@ -48,7 +49,7 @@ def build_described(description: dict[str, Any]) -> nn.Module:
     if kind == "linear":
         return LinearForecaster(LinearSpec.from_dict(description["spec"]))
     if kind == "blend":
-        return BlendedForecaster({name: build_described(part) for name, part in description["parts"].items()})
+        return BlendedForecaster({name: build_described(part) for name, part in description["parts"]})
     if kind == "searched":
         return TimeSeriesDARTS.from_config(description["config"])
     raise DataError(f"the file describes a model of kind {kind!r}, which this version does not know.")
