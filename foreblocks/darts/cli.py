@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     run = search.add_argument_group("run")
     run.add_argument("--seed", type=int, default=0, help="decides candidates, weights and batches")
     run.add_argument("--workers", type=int, default=2, help="worker processes of the search phases")
-    run.add_argument("--threads", type=int, default=2, help="torch threads of the final training")
+    run.add_argument("--threads", type=int, default=1, help="torch threads of the final training")
     run.add_argument("--device", default="auto", help="auto, cpu, cuda")
     run.add_argument("--run-dir", help="folder for the run; default: runs/<name>-<seed>")
     return parser
