@@ -255,7 +255,7 @@ class DARTSTrainer:
 
         The fields of ``DARTSTrainConfig`` say what each keyword means; ``_core.keywords`` lists those without effect.
         ``seed`` decides batch order, dropout and samples; ``max_train_batches`` and ``max_val_batches`` bound an
-        epoch. The relaxation is the model's own (``TimeSeriesDARTS(use_gdas=...)``).
+        epoch. ``use_gdas=True`` switches the model to that relaxation; else its own is kept.
 
         Returns:
             The documented dictionary: ``model, final_architecture, train_losses, val_losses, alpha_values,

@@ -84,6 +84,13 @@ def test_gdas_runs_one_op_and_its_gradient_reaches_every_logit() -> None:
     assert (edge.op_logits.grad != 0).all()
 
 
+def test_relaxation_can_be_switched() -> None:
+    model = network(num_nodes=2)
+    model.set_relaxation("gdas")
+    assert model.cells[0].edges[0].relaxation.name == "gdas"
+    assert model.get_config()["use_gdas"] is True
+
+
 def test_pruned_ops_never_run_again_and_probabilities_stay_valid() -> None:
     model = network(num_nodes=2)
     edge = model.cells[0].edges[0]

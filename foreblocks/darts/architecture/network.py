@@ -11,17 +11,17 @@ from torch import Tensor, nn
 from .._core.errors import InvalidArgument, check_choice, check_int, check_keywords, check_real
 from .._core.keywords import warn_keywords
 from .._core.logging import get_logger, log_once
-from ..config import DEFAULT_OPS
+from ..config import DEFAULT_OPS, TEMPERATURE_SCHEDULES
 from ..ops.registry import get_op, resolve_ops
 from .cell import DARTSCell
 from .mixed_op import MixtureSettings
 from .pruning import prune_edges
+from .relax import build_relaxation
 from .skeleton import Skeleton
 from .spec import Macro
 
 logger = get_logger(__name__)
 
-TEMPERATURE_SCHEDULES = ("cosine", "exponential", "linear", "step", "constant")
 SEARCH_PROFILES: dict[str, dict[str, float]] = {
     "conservative": {
         "group_temperature_mult": 1.8,
@@ -195,6 +195,13 @@ class TimeSeriesDARTS(nn.Module):
         for cell in self.cells:
             for edge in cell.edges:
                 edge.set_temperature(temperature)
+
+    def set_relaxation(self, name: str) -> None:
+        """Use another relaxation (``architecture.relax``) on every edge; alphas and weights stay."""
+        for cell in self.cells:
+            for edge in cell.edges:
+                edge.relaxation = build_relaxation(name)
+        self._config["use_gdas"] = name == "gdas"
 
     def schedule_temperature(self, epoch: int, total_epochs: int, schedule_type: str | None = None) -> float:
         """Set and return the temperature of ``epoch`` (from 0) in a search of ``total_epochs``."""

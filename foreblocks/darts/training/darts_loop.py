@@ -183,8 +183,11 @@ def train_darts_model(
     check_int("epochs", config.epochs, low=1)
     began = time.perf_counter()
     model.to(limits.device)
+    state = new_state(model, config)  # refuses another kind of model
+    if config.use_gdas:
+        model.set_relaxation("gdas")
     data = SearchData.split(train, val, config, batch_size=limits.batch_size)
-    state = search_epochs(new_state(model, config), data, config, limits, callbacks=callbacks)
+    state = search_epochs(state, data, config, limits, callbacks=callbacks)
     return search_result(state, time.perf_counter() - began)
 
 
