@@ -348,6 +348,9 @@ class DARTSTrainer:
         max_ops: int | None = None,
         max_train_batches: int | None = None,
         max_val_batches: int | None = None,
+        trial_steps: int = 100,
+        finalists: int = 2,
+        final_threads: int = 1,
         final_max_train_batches: int | None = None,
         seasonal_period: int | None = None,
         scaler: Mapping[str, Any] | None = None,
@@ -384,6 +387,10 @@ class DARTSTrainer:
             max_ops: most ops of a candidate.
             max_train_batches: weight batches in a search epoch.
             max_val_batches: validation batches in a search epoch.
+            trial_steps: steps of a short training that orders the better half (by zero-cost rank) of the candidates
+                before ``top_k`` of them are searched; 0 leaves that to the zero-cost rank.
+            finalists: survivors of the search that are retrained; the final model may join them.
+            final_threads: torch threads of each final training.
             final_max_train_batches: batches in an epoch of the final training.
             seasonal_period: steps of the seasonal naive baseline.
             scaler: plain description of the scaling, saved beside the model.
@@ -413,6 +420,9 @@ class DARTSTrainer:
             train=self._train_config({**train_given, "use_amp": use_amp}, None),
             final=self._final_config(kwargs, use_amp),
             limits=self._limits(train_loader, seed, max_train_batches, max_val_batches, use_amp),
+            trial_steps=trial_steps,
+            finalists=finalists,
+            final_threads=final_threads,
             final_max_train_batches=final_max_train_batches,
             keep_models=keep_models,
             run_dir=None if run_dir is None else Path(run_dir),

@@ -1,29 +1,54 @@
-"""Phases 4 and 5: the chosen architecture becomes the final model, and the test set is read once."""
+"""Phases 4 and 5: the found architectures are retrained and joined, and the test set is read once."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
+from .._core.errors import SearchFailed
 from .._core.logging import get_logger
 from .._core.types import WindowSource
 from ..architecture.blend import BlendedForecaster
 from ..architecture.build import ForecastNetwork, build_network
 from ..architecture.derive import derive_network
 from ..evaluation.baselines import Baselines, build_baselines
-from ..evaluation.blend import fit_blend_on
+from ..evaluation.blend import BlendFit, fit_blend_on
 from ..evaluation.predict import score_models
-from ..training.final_trainer import train_final_model
+from ..training.events import Event, emit
 from .candidates import build_candidate
+from .executor import Failure, ProcessExecutor, SerialExecutor
 from .halving import Runner
 from .run_folder import RunFolder
 from .settings import SearchSettings
+from .tasks import TrainTask, train_network
 
 logger = get_logger(__name__)
+
+
+@dataclass
+class Finalist:
+    """A survivor of the search, retrained.
+
+    Attributes:
+        runner: the candidate.
+        network: its trained network.
+        training: what ``train_final_model`` returned, without the model.
+        name: its name among the parts of the blend.
+    """
+
+    runner: Runner
+    network: ForecastNetwork
+    training: dict[str, Any]
+    name: str = "network"
+
+    @property
+    def val_loss(self) -> float:
+        """Validation loss of the weights that were kept."""
+        return float(self.training["training_info"]["best_val_loss"])
 
 
 @dataclass
@@ -31,73 +56,139 @@ class Finished:
     """The final model and its figures.
 
     Attributes:
-        model: the blend of linear path and network.
-        network: the network alone.
-        training: what ``train_final_model`` returned.
+        model: the blend of ridges and networks.
+        finalists: the retrained survivors, best validation loss first.
         baselines: the fitted baselines.
-        metrics: test metrics by model: each baseline, ``network`` and ``blend``.
-        blend_weights: name → weight in the blend.
+        metrics: test metrics by model: each baseline, each finalist by its name, and ``blend``.
+        fit: the blend's weights and what validation says about them.
         test_seconds: time of the one pass over the test set.
+        failures: candidate id → why its training failed.
     """
 
     model: BlendedForecaster
-    network: ForecastNetwork
-    training: dict[str, Any]
+    finalists: list[Finalist]
     baselines: Baselines
     metrics: dict[str, dict[str, float]]
-    blend_weights: dict[str, float]
+    fit: BlendFit
     test_seconds: float
+    failures: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def best(self) -> Finalist:
+        """The finalist with the lowest validation loss."""
+        return self.finalists[0]
 
 
 def finish(
-    best: Runner,
+    survivors: Sequence[Runner],
     train: WindowSource,
     val: WindowSource,
     test: WindowSource,
     settings: SearchSettings,
     folder: RunFolder | None,
+    executor: SerialExecutor | ProcessExecutor,
 ) -> Finished:
-    """Train the network of the best candidate, blend it with the linear path on validation, and test everything once.
+    """Retrain the best survivors alike, blend them with the ridges on validation, and test everything once.
 
     The model is saved before the test set is touched, so bad test data cost only the test figures.
+
+    Raises:
+        SearchFailed: every finalist failed; the message has each reason.
     """
-    network = _initial_network(best, settings)
-    config = replace(settings.final, epochs=settings.search.final_epochs)
-    limits = replace(settings.limits, max_train_batches=settings.final_max_train_batches)
-    training = train_final_model(network, train, val, config, limits, callbacks=settings.callbacks)
-    model, baselines, weights = blend_with_linear(network, best.candidate.macro.linear_path, train, val, settings)
+    failures: dict[int, str] = {}
+    finalists = retrain(survivors[: settings.finalists], train, val, settings, executor, failures)
+    model, baselines, fit = blend_with_ridge(finalists, train, val, settings)
     if folder is not None:
         folder.save_model(model, settings.scaler)
     began = time.perf_counter()
-    contenders: Mapping[str, nn.Module] = {**baselines.models, "network": network, "blend": model}
+    networks = {finalist.name: finalist.network for finalist in finalists}
+    contenders: Mapping[str, nn.Module] = {**baselines.models, **networks, "blend": model}
     device, batch = settings.limits.device, settings.limits.batch_size
     for contender in contenders.values():
         contender.to(device)
     metrics = score_models(contenders, test, device=device, batch_size=max(256, batch), role="test")
-    return Finished(model, network, training, baselines, metrics, weights, time.perf_counter() - began)
+    return Finished(model, finalists, baselines, metrics, fit, time.perf_counter() - began, failures)
 
 
-def blend_with_linear(
-    network: ForecastNetwork, linear_path: str, train: WindowSource, val: WindowSource, settings: SearchSettings
-) -> tuple[BlendedForecaster, Baselines, dict[str, float]]:
-    """Fit the closed-form baselines on train, and the convex weights of linear path and network on validation."""
+def retrain(
+    survivors: Sequence[Runner],
+    train: WindowSource,
+    val: WindowSource,
+    settings: SearchSettings,
+    executor: SerialExecutor | ProcessExecutor,
+    failures: dict[int, str],
+) -> list[Finalist]:
+    """Train the network of each survivor with the same budget; return them best first, ``network``, ``network_2``, …"""
+    config = replace(settings.final, epochs=settings.search.final_epochs)
+    limits = replace(settings.limits, max_train_batches=settings.final_max_train_batches)
+    tasks = [
+        TrainTask(
+            runner.spec.to_dict(), runner.seed, train, val, config, limits, _found_weights(runner, settings),
+            settings.final_threads,
+        )
+        for runner in survivors
+    ]  # fmt: skip
+    finalists: list[Finalist] = []
+
+    def record(position: int, result: Any) -> None:
+        runner = survivors[position]
+        identity = runner.record["candidate_id"]
+        if isinstance(result, Failure):
+            failures[identity] = result.reason
+            emit(
+                settings.callbacks, Event.CANDIDATE_FAILED, candidate_id=identity, phase="phase5",
+                reason=result.reason,
+            )  # fmt: skip
+            return
+        network = build_network(runner.spec, seed=runner.seed)
+        network.load_state_dict(result.pop("state"))
+        finalists.append(Finalist(runner, network.to(settings.limits.device).eval(), result))
+        emit(
+            settings.callbacks, Event.FINALIST_END, candidate_id=identity, epochs=len(result["train_losses"]),
+            val_loss=finalists[-1].val_loss,
+        )  # fmt: skip
+
+    executor.map(train_network, tasks, record)
+    if not finalists:
+        reasons = "; ".join(f"candidate {key}: {reason}" for key, reason in failures.items())
+        raise SearchFailed(f"the final training of every survivor failed: {reasons}")
+    finalists.sort(key=lambda f: (f.val_loss, f.runner.record["candidate_id"]))
+    for place, finalist in enumerate(finalists[1:], start=2):
+        finalist.name = f"network_{place}"
+    return finalists
+
+
+def blend_with_ridge(
+    finalists: Sequence[Finalist], train: WindowSource, val: WindowSource, settings: SearchSettings
+) -> tuple[BlendedForecaster, Baselines, BlendFit]:
+    """Fit the ridges on train, and the convex weights of ridges and networks on validation.
+
+    The ridge that the candidate asks for (by default the better one on validation) is the part that the blend falls
+    back to when held-out blocks of validation do not show a gain.
+    """
     baselines = build_baselines(train, val, period=settings.seasonal_period)
-    parts: dict[str, nn.Module] = {"network": network}
+    linear_path = finalists[0].runner.candidate.macro.linear_path
+    parts: dict[str, nn.Module] = {}
     if linear_path != "none":
-        parts = {"ridge": baselines.ridge(linear_path), "network": network}
+        ridge = baselines.ridge(linear_path)
+        parts["ridge"] = ridge
+        others = {name: m for name, m in baselines.models.items() if name.startswith("ridge") and m is not ridge}
+        parts |= others if linear_path == "auto" else {}
+    parts |= {finalist.name: finalist.network for finalist in finalists}
     for part in parts.values():
         part.to(settings.limits.device)
-    weights = fit_blend_on(parts, val, device=settings.limits.device).weights
-    model = BlendedForecaster(parts)
-    model.set_weights(weights)
-    return model.to(settings.limits.device).eval(), baselines, weights
+    fit = fit_blend_on(parts, val, device=settings.limits.device)
+    kept = ("ridge", finalists[0].name)  # what the report and ``network_of`` name stays, whatever its weight
+    used = {name: part for name, part in parts.items() if fit.weights[name] > 0 or name in kept}
+    model = BlendedForecaster(used)
+    model.set_weights({name: fit.weights[name] for name in used})
+    return model.to(settings.limits.device).eval(), baselines, fit
 
 
-def _initial_network(best: Runner, settings: SearchSettings) -> ForecastNetwork:
-    """Return the network to train: fresh weights, or those that the search found."""
-    spec = best.spec
+def _found_weights(runner: Runner, settings: SearchSettings) -> dict[str, Tensor] | None:
+    """Return the weights that the search found for the derived network; None draws fresh ones."""
     if settings.search.retrain_final_from_scratch:
-        return build_network(spec, seed=best.seed).to(settings.limits.device)
-    searched = build_candidate(best.candidate, seed=best.seed, use_gdas=settings.train.use_gdas)
-    searched.load_state_dict(best.state["best_state"] or best.state["model"])
-    return derive_network(searched, spec).to(settings.limits.device)
+        return None
+    searched = build_candidate(runner.candidate, seed=runner.seed, use_gdas=settings.train.use_gdas)
+    searched.load_state_dict(runner.state["best_state"] or runner.state["model"])
+    return derive_network(searched, runner.spec).state_dict()

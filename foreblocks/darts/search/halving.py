@@ -68,7 +68,8 @@ def run_halving(
     settings: SearchSettings,
     executor: SerialExecutor | ProcessExecutor,
 ) -> Halving:
-    """Train the runners rung by rung; after each, the best ceil(n / factor) by derived loss go on.
+    """Train the runners rung by rung; after each, the best ceil(n / factor) by derived loss go on,
+    though never fewer than there are to be finalists.
 
     Raises:
         SearchFailed: every candidate failed; the message has each reason.
@@ -94,8 +95,8 @@ def run_halving(
             reasons = "; ".join(f"candidate {key}: {reason}" for key, reason in failures.items())
             raise SearchFailed(f"every promoted candidate failed: {reasons}")
         live.sort(key=lambda r: (r.derived_loss, r.record["candidate_id"]))
-        kept = len(live) if number == len(rungs) - 1 else math.ceil(len(live) / factor)
-        rounds.append(_round(number, budget, live, kept))
+        kept = len(live) if number == len(rungs) - 1 else max(math.ceil(len(live) / factor), settings.finalists)
+        rounds.append(_round(number, budget, live, min(kept, len(live))))
         live = live[:kept]
     return Halving(live, list(runners), rounds, failures)
 

@@ -19,14 +19,10 @@ from .finish import Finished, finish
 from .halving import Halving, Runner, run_halving
 from .results import assemble
 from .run_folder import RunFolder
-from .scoring import (
-    candidate_diversity_bonus,
-    deduplicate_candidates,
-    order_by_rank,
-    rescore_candidates_poolwise,
-)
+from .scoring import candidate_diversity_bonus, order_by_rank, rescore_candidates_poolwise
 from .settings import SearchSettings
 from .tasks import ScoreTask, score_candidate
+from .trials import promote
 from .zero_cost import screening_windows
 
 logger = get_logger(__name__)
@@ -79,10 +75,11 @@ def run_multi_fidelity_search(
         if folder is not None:
             folder.write_json("candidates.json", progress.records)
     with _phase("phase2", progress, settings):
-        progress.promoted = promote(progress.records, settings)
+        seeds = {r["candidate_id"]: weight_seed(settings, r["candidate_id"]) for r in progress.records}
+        progress.promoted = promote(progress.records, train, val, settings, executor, progress.failures, seeds)
     with _phase("phase3", progress, settings):
         runners = [
-            Runner(record, CandidateConfig.from_dict(record), weight_seed(settings, record["candidate_id"]))
+            Runner(record, CandidateConfig.from_dict(record), seeds[record["candidate_id"]])
             for record in progress.promoted
         ]
         progress.halving = run_halving(runners, train, val, settings, executor)
@@ -90,10 +87,11 @@ def run_multi_fidelity_search(
         if folder is not None:
             folder.write_json("rungs.json", progress.halving.rounds)
     with _phase("phase4", progress, settings):
-        best = min(progress.halving.survivors, key=lambda r: (r.derived_loss, r.record["candidate_id"]))
+        survivors = sorted(progress.halving.survivors, key=lambda r: (r.derived_loss, r.record["candidate_id"]))
     with _phase("phase5", progress, settings):
-        progress.finished = finish(best, train, val, test, settings, folder)
-    result = assemble(progress, best, settings)
+        progress.finished = finish(survivors, train, val, test, settings, folder, executor)
+        progress.failures.update(progress.finished.failures)
+    result = assemble(progress, settings)
     if folder is not None:
         folder.write_summary(result)
     return result
@@ -135,15 +133,6 @@ def screen(
     if settings.search.phase1_rescore_mode == "pool":
         records = rescore_candidates_poolwise(records)
     return order_by_rank(records)
-
-
-def promote(records: list[dict[str, Any]], settings: SearchSettings) -> list[dict[str, Any]]:
-    """Phase 2: the ``top_k`` best of the distinct candidates; fewer distinct ones are all taken, with a warning."""
-    distinct = deduplicate_candidates(records)
-    wanted = settings.search.top_k
-    if len(distinct) < wanted:
-        logger.warning("top_k=%d, but only %d distinct candidates are left: all go on.", wanted, len(distinct))
-    return distinct[:wanted]
 
 
 def weight_seed(settings: SearchSettings, candidate_id: int) -> int:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..architecture.derive import derive_network
 from .candidates import build_candidate
+from .finish import Finalist, Finished
 from .halving import Runner
 from .settings import SearchSettings
 
@@ -16,13 +17,14 @@ if TYPE_CHECKING:
 NOISE_BAND = 0.003  # MSE differences below this are within the seed noise of published results at horizon 96
 
 
-def assemble(progress: Progress, best: Runner, settings: SearchSettings) -> dict[str, Any]:
+def assemble(progress: Progress, settings: SearchSettings) -> dict[str, Any]:
     """Return the documented dictionary of ``multi_fidelity_search``, and the honest comparison beside it."""
     finished = progress.finished
+    best = finished.best.runner
     survivors = progress.halving.survivors
     trained = [_trained(runner, settings) for runner in survivors]
     best_entry = trained[survivors.index(best)]
-    comparison = compare(finished.metrics, finished.baselines.ridge_star, finished.blend_weights)
+    comparison = compare(finished.metrics, finished.baselines.ridge_star, finished.fit.weights)
     records = [_with_model(record, settings) for record in progress.records]
     promoted = {record["candidate_id"] for record in progress.promoted}
     return {
@@ -36,14 +38,15 @@ def assemble(progress: Progress, best: Runner, settings: SearchSettings) -> dict
         "final_discrete_architecture": _discrete(best, settings),
         "search_config": search_config(settings, len(progress.promoted)),
         "trained_non_derived_candidates": [_mixed(runner, settings) for runner in survivors],
-        "final_reset_modules": _count_modules(finished.network) if settings.search.retrain_final_from_scratch else 0,
+        "final_reset_modules": _reset_modules(finished, settings),
         "arch_spec": best.spec,
         "baselines": comparison["baselines"],
         "ridge_star": comparison["ridge_star"],
         "network": comparison["network"],
         "blend": comparison["blend"],
         "verdict": comparison["verdict"],
-        "num_parameters": sum(p.numel() for p in finished.network.parameters()),
+        "finalists": [_finalist(finalist, finished) for finalist in finished.finalists],
+        "num_parameters": sum(p.numel() for p in finished.best.network.parameters()),
         "op_counts": best.spec.op_counts(),
         "arch": str(best.spec),
         "phase_seconds": dict(progress.seconds),
@@ -52,11 +55,11 @@ def assemble(progress: Progress, best: Runner, settings: SearchSettings) -> dict
     }
 
 
-def final_results(finished: Any) -> dict[str, Any]:
+def final_results(finished: Finished) -> dict[str, Any]:
     """Return the documented ``final_results``: the final training and the test metrics of the final model."""
     metrics = finished.metrics["blend"]
     return {
-        **finished.training,
+        **finished.best.training,
         "model": finished.model,
         "test_loss": metrics["mse"],
         "final_metrics": dict(metrics),
@@ -65,7 +68,7 @@ def final_results(finished: Any) -> dict[str, Any]:
 
 def compare(metrics: Mapping[str, Mapping[str, float]], star: str, weights: Mapping[str, float]) -> dict[str, Any]:
     """Return the baselines, the network and the blend side by side, with one sentence of verdict."""
-    baselines = {name: dict(m) for name, m in metrics.items() if name not in ("network", "blend")}
+    baselines = {name: dict(m) for name, m in metrics.items() if name != "blend" and not name.startswith("network")}
     name, best = min(baselines.items(), key=lambda item: item[1]["mse"])
     blend = metrics["blend"]["mse"]
     gain = best["mse"] - blend
@@ -108,6 +111,18 @@ def search_config(settings: SearchSettings, top_k: int) -> dict[str, Any]:
         "batch_size": settings.limits.batch_size,
         "max_train_batches": settings.limits.max_train_batches,
         "screening_windows": settings.screening_windows,
+    }
+
+
+def _finalist(finalist: Finalist, finished: Finished) -> dict[str, Any]:
+    return {
+        "name": finalist.name,
+        "candidate_id": finalist.runner.record["candidate_id"],
+        "val_loss": finalist.val_loss,
+        "derived_loss": finalist.runner.derived_loss,
+        "test": dict(finished.metrics[finalist.name]),
+        "weight": finished.fit.weights[finalist.name],
+        "arch_spec": finalist.runner.spec,
     }
 
 
@@ -173,6 +188,8 @@ def _with_model(record: Mapping[str, Any], settings: SearchSettings) -> dict[str
     return {**record, "model": build_candidate(config, seed=weight_seed(settings, record["candidate_id"]))}
 
 
-def _count_modules(model: Any) -> int:
+def _reset_modules(finished: Finished, settings: SearchSettings) -> int:
     """Modules whose weights were drawn anew for the final training: all that hold parameters of their own."""
-    return sum(1 for module in model.modules() if list(module.parameters(recurse=False)))
+    if not settings.search.retrain_final_from_scratch:
+        return 0
+    return sum(1 for module in finished.best.network.modules() if list(module.parameters(recurse=False)))

@@ -25,6 +25,10 @@ class SearchSettings:
         train: bilevel training; its ``epochs`` are ignored, ``search.search_epochs`` counts.
         final: final training; its ``epochs`` are ignored, ``search.final_epochs`` counts.
         limits: batch size, seed, device and batch limits.
+        trial_steps: steps of the short training that orders the better half of the candidates; 0 lets the zero-cost
+            rank decide.
+        finalists: survivors that are retrained and may join the final model.
+        final_threads: torch threads of each final training.
         final_max_train_batches: batches in an epoch of the final training; None means all.
         num_batches: batches of ``search.max_samples`` windows that are scored in phase 1.
         keep_models: put live networks into the result.
@@ -39,6 +43,9 @@ class SearchSettings:
     train: DARTSTrainConfig
     final: FinalTrainConfig
     limits: LoopLimits = field(default_factory=LoopLimits)
+    trial_steps: int = 100
+    finalists: int = 2
+    final_threads: int = 1
     final_max_train_batches: int | None = None
     num_batches: int = 1
     keep_models: bool = False
@@ -51,6 +58,9 @@ class SearchSettings:
         s = self.search
         for name in ("num_candidates", "search_epochs", "final_epochs", "max_samples", "top_k"):
             check_int(name, getattr(s, name), low=1)
+        check_int("trial_steps", self.trial_steps, low=0)
+        check_int("finalists", self.finalists, low=1)
+        check_int("final_threads", self.final_threads, low=1)
         if s.top_k > s.num_candidates:
             raise InvalidArgument(f"top_k={s.top_k} must not exceed num_candidates={s.num_candidates}.")
 

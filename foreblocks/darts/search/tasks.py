@@ -1,4 +1,4 @@
-"""The two tasks that a search sends to an executor: plain data in, plain data out."""
+"""The tasks that a search sends to an executor: plain data in, plain data out."""
 
 from __future__ import annotations
 
@@ -9,12 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._core.device import torch_threads
 from .._core.types import WindowSource
+from ..architecture.build import build_network
 from ..architecture.derive import derive_spec
-from ..config import DARTSTrainConfig
+from ..architecture.spec import ArchSpec
+from ..config import DARTSTrainConfig, FinalTrainConfig
 from ..training.bilevel import new_state
 from ..training.darts_loop import SearchData, derived_loss, search_epochs
-from ..training.loop import LoopLimits
+from ..training.final_trainer import train_final_model
+from ..training.loop import LoopLimits, cpu_state
 from .candidates import CandidateConfig, build_candidate
 from .zero_cost import score_batch
 
@@ -81,3 +85,51 @@ def train_rung(task: RungTask) -> dict[str, Any]:
     result["spec"] = derive_spec(model).to_dict()
     result["derive_seconds"] = time.perf_counter() - began
     return result
+
+
+@dataclass(frozen=True)
+class TrainTask:
+    """Train the fixed network of ``spec``, its weights drawn from ``seed`` or given as ``weights``.
+
+    ``threads`` are the torch threads of this one task; the figures depend on them in the last digits.
+    """
+
+    spec: dict[str, Any]
+    seed: int
+    train: WindowSource
+    val: WindowSource
+    config: FinalTrainConfig
+    limits: LoopLimits
+    weights: dict[str, Tensor] | None = None
+    threads: int = 1
+
+
+def train_network(task: TrainTask) -> dict[str, Any]:
+    """Return what ``train_final_model`` returns, with the trained weights as ``state`` in place of the model."""
+    network = build_network(ArchSpec.from_dict(task.spec), seed=task.seed)
+    if task.weights is not None:
+        network.load_state_dict(task.weights)
+    with torch_threads(task.threads):
+        result = train_final_model(network, task.train, task.val, task.config, task.limits)
+    return {**{key: value for key, value in result.items() if key != "model"}, "state": cpu_state(network)}
+
+
+@dataclass(frozen=True)
+class TrialTask:
+    """Train a candidate's network with the ops that its untouched alphas point to: a random one of its space."""
+
+    candidate: CandidateConfig
+    seed: int
+    train: WindowSource
+    val: WindowSource
+    config: FinalTrainConfig
+    limits: LoopLimits
+
+
+def run_trial(task: TrialTask) -> dict[str, Any]:
+    """Return ``{val_loss, seconds, spec}`` of a short training from scratch."""
+    began = time.perf_counter()
+    spec = derive_spec(build_candidate(task.candidate, seed=task.seed)).to_dict()
+    trained = train_network(TrainTask(spec, task.seed, task.train, task.val, task.config, task.limits))
+    loss = trained["training_info"]["best_val_loss"]
+    return {"val_loss": loss, "seconds": time.perf_counter() - began, "spec": spec}

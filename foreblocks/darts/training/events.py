@@ -13,8 +13,10 @@ class Event(enum.Enum):
     PHASE_START = "phase_start"  # phase, total
     PHASE_END = "phase_end"  # phase, seconds
     CANDIDATE_SCORED = "candidate_scored"  # candidate_id, score
+    CANDIDATE_TRIED = "candidate_tried"  # candidate_id, val_loss
     CANDIDATE_FAILED = "candidate_failed"  # candidate_id, phase, reason
     RUNG_END = "rung_end"  # candidate_id, rung, epochs, val_loss
+    FINALIST_END = "finalist_end"  # candidate_id, epochs, val_loss
     EPOCH_END = "epoch_end"  # epoch, epochs, train_loss, val_loss
 
 

@@ -1,0 +1,94 @@
+"""Phase 2: which candidates are searched. Zero-cost ranks drop the worst half, a short training orders the rest.
+
+A rank at initialisation tells hopeless networks from the others, but not the best from the good. What a network's
+fixed choices are worth (channel mode, normalisation, patches) shows after some dozens of training steps, at a small
+part of the cost of a search.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from .._core.logging import get_logger
+from .._core.types import WindowSource
+from ..training.events import Event, emit
+from ..training.loop import LoopLimits
+from .candidates import CandidateConfig
+from .executor import Failure, ProcessExecutor, SerialExecutor
+from .scoring import deduplicate_candidates
+from .settings import SearchSettings
+from .tasks import TrialTask, run_trial
+
+logger = get_logger(__name__)
+TRIAL_RATE = 2e-3  # peak rate of the short training
+TRIAL_VALIDATION_WINDOWS = 1024
+
+
+def promote(
+    records: list[dict[str, Any]],
+    train: WindowSource,
+    val: WindowSource,
+    settings: SearchSettings,
+    executor: SerialExecutor | ProcessExecutor,
+    failures: dict[int, str],
+    seeds: dict[int, int],
+) -> list[dict[str, Any]]:
+    """Return the ``top_k`` distinct candidates to search, best first; fewer are all taken, with a warning.
+
+    With ``trial_steps`` the better half by zero-cost rank (at least ``top_k``) is trained for so many steps, and the
+    validation loss decides; a candidate that fails costs only itself. Each record tried gets ``trial``:
+    ``{val_loss, steps, seconds}``. Without, the zero-cost rank decides.
+
+    Args:
+        records: scored candidates, best first.
+        train: training windows.
+        val: validation windows.
+        settings: of the search.
+        executor: runs the trials.
+        failures: receives candidate id → reason.
+        seeds: candidate id → seed of its weights.
+    """
+    distinct = deduplicate_candidates(records)
+    wanted = settings.search.top_k
+    if len(distinct) < wanted:
+        logger.warning("top_k=%d, but only %d distinct candidates are left: all go on.", wanted, len(distinct))
+    kept = distinct[: max(wanted, -(-len(distinct) // 2))]
+    if len(kept) <= wanted or not settings.trial_steps:
+        return kept[:wanted]
+    limits = trial_limits(settings)
+    final = replace(
+        settings.final, epochs=1, patience=1, learning_rate=TRIAL_RATE, use_onecycle=True, swa_start_ratio=1.0
+    )
+    tasks = [TrialTask(CandidateConfig.from_dict(r), seeds[r["candidate_id"]], train, val, final, limits) for r in kept]
+
+    def record(position: int, result: Any) -> None:
+        _record(kept[position], result, settings, failures)
+
+    executor.map(run_trial, tasks, record)
+    tried = [r for r in kept if "trial" in r]
+    if not tried:
+        logger.warning("every short training failed; the zero-cost rank decides.")
+        return kept[:wanted]
+    return sorted(tried, key=lambda r: (r["trial"]["val_loss"], r["candidate_id"]))[:wanted]
+
+
+def trial_limits(settings: SearchSettings) -> LoopLimits:
+    """Return the limits of a short training: its steps, and a seeded part of the validation windows."""
+    size = settings.limits.batch_size
+    batches = -(-TRIAL_VALIDATION_WINDOWS // size)
+    if settings.limits.max_val_batches is not None:
+        batches = min(batches, settings.limits.max_val_batches)
+    return replace(settings.limits, max_train_batches=settings.trial_steps, max_val_batches=batches)
+
+
+def _record(record: dict[str, Any], result: Any, settings: SearchSettings, failures: dict[int, str]) -> None:
+    identity = record["candidate_id"]
+    if isinstance(result, Failure):
+        failures[identity] = result.reason
+        emit(settings.callbacks, Event.CANDIDATE_FAILED, candidate_id=identity, phase="phase2", reason=result.reason)
+        return
+    record["trial"] = {
+        "val_loss": result["val_loss"], "steps": settings.trial_steps, "seconds": result["seconds"],
+    }  # fmt: skip
+    emit(settings.callbacks, Event.CANDIDATE_TRIED, candidate_id=identity, val_loss=result["val_loss"])
