@@ -48,6 +48,8 @@ def _parser() -> argparse.ArgumentParser:
     size = search.add_argument_group("size of the search")
     size.add_argument("--candidates", type=int, default=8, help="candidates that are sampled and screened")
     size.add_argument("--top-k", type=int, default=3, help="candidates that are searched")
+    size.add_argument("--trial-steps", type=int, default=100, help="steps that order the better half of them; 0: none")
+    size.add_argument("--finalists", type=int, default=3, help="searched candidates that are retrained and blended")
     size.add_argument("--search-epochs", type=int, default=4, help="epochs of the last rung")
     size.add_argument("--final-epochs", type=int, default=10, help="epochs of the final training")
     size.add_argument("--patience", type=int, default=4, help="epochs without gain before the final training stops")
@@ -63,15 +65,13 @@ def _parser() -> argparse.ArgumentParser:
     run = search.add_argument_group("run")
     run.add_argument("--seed", type=int, default=0, help="decides candidates, weights and batches")
     run.add_argument("--workers", type=int, default=2, help="worker processes of the search phases")
-    run.add_argument("--threads", type=int, default=1, help="torch threads of the final training")
+    run.add_argument("--threads", type=int, default=1, help="torch threads of each final training")
     run.add_argument("--device", default="auto", help="auto, cpu, cuda")
     run.add_argument("--run-dir", help="folder for the run; default: runs/<name>-<seed>")
     return parser
 
 
 def _search(a: argparse.Namespace) -> int:
-    import torch
-
     from .data import prepare
     from .data.prepare import describe
     from .evaluation.report import format_result_table
@@ -82,7 +82,6 @@ def _search(a: argparse.Namespace) -> int:
     print(describe(prepared))
     for note in frame.notes:
         print(f"  note: {note}")
-    torch.set_num_threads(max(1, a.threads))
     trainer = DARTSTrainer(len(prepared.channels), a.hidden_dims, a.horizon, a.lookback, a.device, a.ops, a.arch_modes)
     progress = _Progress()
     began = time.perf_counter()
@@ -98,6 +97,9 @@ def _search(a: argparse.Namespace) -> int:
             run_dir=a.run_dir or Path("runs") / f"{frame.name}-{a.seed}",
             max_train_batches=a.max_train_batches,
             max_val_batches=a.max_train_batches,
+            trial_steps=a.trial_steps,
+            finalists=a.finalists,
+            final_threads=a.threads,
             final_max_train_batches=a.final_max_train_batches,
             seasonal_period=a.period or period,
             scaler=prepared.scaler.to_dict(),
