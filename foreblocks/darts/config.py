@@ -160,10 +160,10 @@ class DARTSTrainConfig(_PlainConfig):
     temperature_schedule: str = "cosine"  #: how the softmax temperature falls, out of ``TEMPERATURE_SCHEDULES``
     edge_sharpening_max_weight: float = 0.03  #: weight of the entropy penalty at the end of the search
     edge_sharpening_start_frac: float = 0.35  #: share of the epochs after which that penalty ramps up, in [0, 1]
-    #: weight of the second-order correction of the alpha gradient; 0 is first order
+    #: weight of the second-order term of the alpha gradient: 1 is that of one unrolled step, 0 is first order
     hessian_penalty_weight: float = 0.0
-    hessian_fd_eps: float = 1e-2  #: step of its finite difference
-    hessian_update_freq: int = 1  #: epochs between two corrections
+    hessian_fd_eps: float = 1e-2  #: length of the step of its finite difference; 0 computes the term exactly
+    hessian_update_freq: int = 1  #: epochs from one that uses the term to the next
     bilevel_split_seed: int = 42  #: seed of the split into weight rows and alpha rows
     state_mix_ortho_reg_weight: float = 1e-3  #: has no effect
     edge_diversity_weight: float = 0.03  #: penalty of edges that choose alike

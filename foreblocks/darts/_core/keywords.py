@@ -69,7 +69,6 @@ def _shrink_unless_off(enabled: bool, folded: Mapping[str, Any]) -> bool:
     return bool(enabled) and bool(folded.get("progressive_shrinking", True))
 
 
-_SECOND_ORDER = "the search is first order"
 _PARALLEL_DECODER = "all horizon steps are made in parallel by one kind of decoder"
 _NO_TRACKER = "ops are not rated by the size of their output"
 
@@ -89,9 +88,6 @@ _BILEVEL: dict[str, Keyword] = {
     "state_mix_ortho_reg_weight": _obsolete(1e-3, "the network has no state mixing"),
     "transformer_exploration_weight": _obsolete(0.01, "attention and feed-forward variants are drawn per candidate"),
     "hybrid_pruning_freeze_logit": _obsolete(-20.0, "a pruned op is masked, whatever its logit"),
-    "hessian_penalty_weight": _pending(0.0, _SECOND_ORDER),
-    "hessian_fd_eps": _pending(1e-2, _SECOND_ORDER),
-    "hessian_update_freq": _pending(1, _SECOND_ORDER),
     "use_swa": _pending(False, "weights are not averaged while searching"),
 }
 _FINAL: dict[str, Keyword] = {

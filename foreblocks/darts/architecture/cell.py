@@ -54,6 +54,7 @@ class DARTSCell(nn.Module):
             {str(node): nn.Parameter(ALPHA_NOISE * torch.randn(node)) for node in range(2, self.num_nodes)}
         )
         self._kept: list[int] | None = None
+        self._dropped: int | None = None
 
     def arch_parameters(self) -> Iterator[nn.Parameter]:
         """Yield every logit of the cell: ops, families and edges."""
@@ -71,6 +72,10 @@ class DARTSCell(nn.Module):
         """Compute only these edges, their weights renormalised (None: all). Used to evaluate the derived path."""
         self._kept = None if indices is None else sorted(indices)
 
+    def drop_edge(self, index: int | None) -> None:
+        """Leave one edge out of its node; the weights of the others stay (None: nothing is left out)."""
+        self._dropped = index
+
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[N, T, D]`` to ``[N, T, D]``."""
         nodes = [self.norm(x)]
@@ -83,9 +88,11 @@ class DARTSCell(nn.Module):
                 weights = picked / picked.sum()
             total = None
             for weight, source in zip(weights.unbind(), sources, strict=True):
+                if first + source == self._dropped:
+                    continue
                 term = self.edges[first + source](nodes[source]) * weight.to(x.dtype)
                 total = term if total is None else total + term
-            nodes.append(total)
+            nodes.append(torch.zeros_like(x) if total is None else total)
         inner = nodes[1]
         for extra in nodes[2:]:
             inner = inner + extra

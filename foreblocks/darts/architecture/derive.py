@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import torch
 from torch import nn
 
 from .._core.errors import InvalidArgument
@@ -14,6 +13,7 @@ from .build import ForecastNetwork, build_network
 from .cell import DARTSCell
 from .network import TimeSeriesDARTS
 from .spec import ArchSpec, CellSpec, EdgeSpec, OpSpec
+from .transfer import transfer_weights
 
 
 def chosen_edges(cell: DARTSCell, limit: int) -> list[int]:
@@ -57,23 +57,6 @@ def derive_network(model: TimeSeriesDARTS, spec: ArchSpec | None = None) -> Fore
     network = build_network(spec, seed=0).to(next(model.parameters()).device)
     transfer_weights(model, network)
     return network.eval()
-
-
-@torch.no_grad()
-def transfer_weights(model: TimeSeriesDARTS, network: ForecastNetwork) -> None:
-    """Copy into ``network`` the weights of everything it shares with ``model``."""
-    if network.spec.macro != model.macro:
-        raise InvalidArgument("the spec has another macro than the model; weights cannot be inherited.")
-    network.skeleton.load_state_dict(model.skeleton.state_dict())
-    for cell, fixed in zip(model.cells, network.cells, strict=True):
-        fixed.norm.load_state_dict(cell.norm.state_dict())
-        fixed.scale.copy_(cell.scale)
-        for position, edge in enumerate(fixed.spec.edges):
-            index = edge.target * (edge.target - 1) // 2 + edge.source
-            fixed.edges[position].op.load_state_dict(cell.edges[index].ops[edge.op.name].state_dict())
-            kept = [e.source for e in fixed.spec.edges if e.target == edge.target]
-            weights = cell.edge_weights(edge.target)
-            fixed.edge_weights[position] = weights[edge.source] / weights[kept].sum()
 
 
 @contextmanager

@@ -75,6 +75,7 @@ class MixedOp(nn.Module):
         self.register_buffer("member", member, persistent=False)  # [K, F]: op k belongs to family f
         self.register_buffer("alive", torch.ones(count, dtype=torch.bool))  # pruned ops are False
         self._forced: int | None = None
+        self._dropped: int | None = None
         self._running: list[int] = list(range(count))
         self.register_load_state_dict_post_hook(_refresh_running)
 
@@ -111,6 +112,12 @@ class MixedOp(nn.Module):
             raise InvalidArgument(f"index={index} must be between 0 and {len(self.names) - 1}.")
         self._forced = index
 
+    def drop(self, index: int | None) -> None:
+        """Leave op ``index`` out of the mixture; the weights of the others stay (None: nothing is left out)."""
+        if index is not None and not 0 <= index < len(self.names):
+            raise InvalidArgument(f"index={index} must be between 0 and {len(self.names) - 1}.")
+        self._dropped = index
+
     def keep_only(self, alive: Tensor) -> None:
         """Prune every op whose entry in ``alive`` (bool ``[K]``) is False; a pruned op is never computed again."""
         merged = self.alive & alive.to(self.alive.device)
@@ -132,6 +139,10 @@ class MixedOp(nn.Module):
             return self.ops[self.names[0]](x)
         weights, active = self.relaxation.weights(self.log_probs(), self.temperature, self.training)
         indices = self._running if active is None else active
+        if self._dropped in indices:
+            indices = [k for k in indices if k != self._dropped]
+            if not indices:
+                return torch.zeros_like(x)
         outputs = [self.ops[self.names[k]](x) for k in indices]
         picked = weights if len(indices) == len(self.names) else weights[indices]
         return kernels.mixed_sum(outputs, picked.to(x.dtype))

@@ -118,7 +118,10 @@ def retrain(
     executor: SerialExecutor | ProcessExecutor,
     failures: dict[int, str],
 ) -> list[Finalist]:
-    """Train the network of each survivor with the same budget; return them best first, named ``network``, ``network_2`` and on."""
+    """Train the network of each survivor with the same budget; return them best first.
+
+    Their names are ``network``, ``network_2`` and so on.
+    """
     config = replace(settings.final, epochs=settings.search.final_epochs)
     limits = replace(settings.limits, max_train_batches=settings.final_max_train_batches)
     tasks = [

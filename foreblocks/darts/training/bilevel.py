@@ -6,7 +6,7 @@ Everything that a rung must hand to the next one lives in ``SearchState``; sched
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,12 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from .._core.errors import InvalidArgument
+from .._core.seeding import derive_seed
 from ..architecture.network import TimeSeriesDARTS
 from ..architecture.sequence import moe_balance_loss
 from ..config import DARTSTrainConfig
 from .loop import LoopLimits, LossFunction, autocast, cpu_state
 from .regularize import ArchitecturePenalty
 from .schedules import cosine, one_cycle, set_rate
+from .second_order import unrolled_gradient
 
 WEIGHT_CLIP = 5.0
 ALPHA_CLIP = 5.0
@@ -127,7 +129,9 @@ def new_state(model: TimeSeriesDARTS, config: DARTSTrainConfig) -> SearchState:
 
 
 class BilevelStepper:
-    """Makes weight steps and alpha steps on a state (first order: Liu et al., DARTS, ICLR 2019, section 2.3).
+    """Makes weight steps and alpha steps on a state (Liu et al., DARTS, ICLR 2019, section 2.3).
+
+    The alpha gradient is of first order unless ``hessian_penalty_weight`` asks for the unrolled one.
 
     Args:
         state: the candidate.
@@ -152,6 +156,8 @@ class BilevelStepper:
         self.loss_fn = loss_fn
         self.penalty = ArchitecturePenalty(config)
         self._weights = list(state.model.weight_parameters())
+        own = {id(weight) for weight in self._weights}
+        self._names = [name for name, p in state.model.named_parameters() if id(p) in own]
         self._alphas = list(state.model.arch_parameters())
         self._warmup = plan.warmup_steps(config.warmup_epochs)
 
@@ -184,11 +190,19 @@ class BilevelStepper:
             state.step += 1
         return loss.detach()
 
-    def alpha_step(self, x: Tensor, y: Tensor) -> Tensor:
-        """Make one step of the alphas on an alpha batch; return the detached loss without penalties."""
+    @property
+    def unroll_due(self) -> bool:
+        """Whether the alpha steps of this epoch look one weight step ahead."""
+        return self.config.hessian_penalty_weight > 0 and self.state.epoch % self.config.hessian_update_freq == 0
+
+    def alpha_step(self, x: Tensor, y: Tensor, ahead: tuple[Tensor, Tensor] | None = None) -> Tensor:
+        """Make one step of the alphas on an alpha batch; return the detached loss without penalties.
+
+        ``ahead`` is a weight batch for the unrolled step; None takes the gradient of first order.
+        """
         state = self.state
         _require_grad(self._weights, False)
-        loss = self._loss(x, y)
+        loss = self._loss(x, y) if ahead is None else self._unrolled(x, y, ahead)
         (loss + self.penalty(state.model, self.progress)).backward()
         _require_grad(self._weights, True)
         self._smooth_gradients()
@@ -199,10 +213,32 @@ class BilevelStepper:
         state.alpha_steps += 1
         return loss.detach()
 
-    def _loss(self, x: Tensor, y: Tensor) -> Tensor:
+    def _unrolled(self, x: Tensor, y: Tensor, ahead: tuple[Tensor, Tensor]) -> Tensor:
+        """Return the loss after the unrolled step as a function whose gradient is ∇_α of first and second order."""
+        state, config = self.state, self.config
+        found = unrolled_gradient(
+            self._weights,
+            self._alphas,
+            lambda weights: self._loss(*ahead, weights),
+            lambda weights: self._loss(x, y, weights),
+            state.weight_optimizer,
+            eps=config.hessian_fd_eps,
+            seed=derive_seed("unrolled", self.limits.seed, state.alpha_steps),
+        )
+        total = found.loss
+        for alpha, first, second in zip(self._alphas, found.first, found.second, strict=True):
+            total = total + ((first + config.hessian_penalty_weight * second) * (alpha - alpha.detach())).sum()
+        return total
+
+    def _loss(self, x: Tensor, y: Tensor, weights: Sequence[Tensor] | None = None) -> Tensor:
+        """Return the training loss, at other ``weights`` than those of the model if they are given."""
         model = self.state.model
         with autocast(self.limits):
-            loss = self.loss_fn(model(x), y)
+            if weights is None:
+                output = model(x)
+            else:
+                output = torch.func.functional_call(model, dict(zip(self._names, weights, strict=True)), (x,))
+            loss = self.loss_fn(output, y)
         if self.config.moe_balance_weight and model.macro.ffn == "moe":
             loss = loss + self.config.moe_balance_weight * moe_balance_loss(model)
         return loss

@@ -112,8 +112,14 @@ def _epoch(stepper: BilevelStepper, data: SearchData, epoch: int) -> float:
         total += loss.double() * len(part)
         count += len(part)
         if last and stepper.alpha_due:
+            ahead = None
+            if stepper.unroll_due:
+                x, y = finite_batch(
+                    data.train, data.weight_rows[batches[(number + 1) % len(batches)]], role="train", batch=number
+                )
+                ahead = (x.to(limits.device), y.to(limits.device))
             x, y = finite_batch(data.arch, next(arch), role="alpha", batch=number)
-            stepper.alpha_step(x.to(limits.device), y.to(limits.device))
+            stepper.alpha_step(x.to(limits.device), y.to(limits.device), ahead)
     model.eval()
     return check_finite_loss(total, f"epoch {epoch + 1}") / count
 
