@@ -30,6 +30,7 @@ from .config import (
     MultiFidelitySearchConfig,
 )
 from .data.sources import as_source, check_source, loader_batch_size
+from .evaluation import plotting
 from .evaluation.predict import score_models
 from .ops.registry import resolve_ops
 from .search.candidates import CandidateConfig, SearchSpace, build_candidate, make_candidate
@@ -515,9 +516,22 @@ class DARTSTrainer:
         """Find candidates that rank well whatever ops are allowed."""
         raise NotImplementedError("robust_initial_pool_over_op_pools is not built yet.")
 
-    def plot_alpha_evolution(self, alpha_values: list, save_path: str = "alpha_evolution.png") -> None:
-        """Plot alpha traces."""
-        raise NotImplementedError("plot_alpha_evolution is not built yet.")
+    # ---- figures -------------------------------------------------------------------------------------------------
+
+    def plot_alpha_evolution(
+        self,
+        alpha_values: list,
+        save_path: str | None = "alpha_evolution.png",
+        *,
+        choices: Mapping[str, Sequence[str]] | None = None,
+    ) -> Any:
+        """Plot the ``alpha_values`` of ``train_darts_model``, save the figure to ``save_path`` and return it.
+
+        Ops are named by ``choices`` (``alpha_choices`` of a result), else by the training of this trainer that the
+        traces come from. More in ``evaluation.plotting.plot_alpha_evolution``.
+        """
+        own = (r["alpha_choices"] for r in self.training_history if r.get("alpha_values") is alpha_values)
+        return plotting.plot_alpha_evolution(alpha_values, save_path=save_path, choices=choices or next(own, None))
 
     def plot_prediction(
         self,
@@ -531,9 +545,21 @@ class DARTSTrainer:
         device: str | None = None,
         names: Any = None,
         batch_size: int = 256,
+        save_path: str | None = None,
     ) -> Any:
-        """Plot forecasts of ``final_model``."""
-        raise NotImplementedError("plot_prediction is not built yet.")
+        """Plot the forecasts of ``final_model`` over consecutive windows, show the figure and return it.
+
+        Arguments and errors as in ``evaluation.plotting.plot_prediction``; ``device=None`` is the trainer's.
+
+        Raises:
+            InvalidArgument: there is no ``final_model`` yet.
+        """
+        if self.final_model is None:
+            raise InvalidArgument("plot_prediction() needs a final_model: run a search or load_model() first.")
+        return plotting.plot_prediction(
+            self.final_model, X_val, y_val, full_series=full_series, offset=offset, figsize=figsize, show=show,
+            device=device or self.device, names=names, batch_size=batch_size, save_path=save_path,
+        )  # fmt: skip
 
     # ---- what is kept --------------------------------------------------------------------------------------------
 

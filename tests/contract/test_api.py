@@ -26,13 +26,8 @@ PENDING = [
     "evaluation.analyzer.StreamlinedDARTSAnalyzer",
     "evaluation.analyzer.analyze_darts_search",
     "evaluation.analyzer.analyze_enhanced_darts_search",
-    "evaluation.plotting.plot_alpha_evolution",
-    "evaluation.plotting.plot_prediction",
-    "evaluation.plotting.plot_training_curve",
     "trainer.DARTSTrainer.ablation_weight_search",
     "trainer.DARTSTrainer.bilevel_lr_sensitivity",
-    "trainer.DARTSTrainer.plot_alpha_evolution",
-    "trainer.DARTSTrainer.plot_prediction",
     "trainer.DARTSTrainer.robust_initial_pool_over_op_pools",
 ]
 

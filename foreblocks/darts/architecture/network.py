@@ -227,6 +227,17 @@ class TimeSeriesDARTS(nn.Module):
                 alphas[f"cell_{i}_node_{node}"] = cell.edge_weights(node).detach()
         return alphas
 
+    def get_alpha_choices(self) -> dict[str, list[str]]:
+        """Return what the probabilities of ``get_all_alphas`` stand for: the ops of an edge, the inputs of a node."""
+        choices: dict[str, list[str]] = {}
+        for i, cell in enumerate(self.cells):
+            for j, edge in enumerate(cell.edges):
+                if edge.op_logits is not None:
+                    choices[f"cell_{i}_edge_{j}"] = list(edge.names)
+            for node in range(2, cell.num_nodes):
+                choices[f"cell_{i}_node_{node}"] = [f"from node {source}" for source in range(node)]
+        return choices
+
     def get_operation_weights(self) -> dict[str, dict[str, float]]:
         """Return ``{"cell_i_edge_j": {op: probability}}``."""
         return {

@@ -143,7 +143,10 @@ def _trained(runner: Runner, settings: SearchSettings) -> dict[str, Any]:
         "model": derive_network(searched, runner.spec) if settings.keep_models else None,
         "val_loss": runner.derived_loss,
         "candidate": runner.record,
-        "search_results": _search_results(runner, searched if settings.keep_models else None),
+        "search_results": {
+            **_search_results(runner, searched if settings.keep_models else None),
+            "alpha_choices": searched.get_alpha_choices(),
+        },
         "phase3_round_history": runner.history,
         "epochs_trained": runner.last["epochs"],
         "mixed_val_loss": runner.last["mixed_val_loss"],

@@ -18,6 +18,7 @@ from ..architecture.derive import derived_path
 from ..architecture.network import TimeSeriesDARTS
 from ..config import DARTSTrainConfig
 from ..data.sources import finite_batch, iter_batches
+from ..evaluation._alpha_plot import SNAPSHOT_EVERY
 from ..evaluation.losses import get_loss_function
 from .bilevel import BilevelStepper, SearchPlan, SearchState, new_state
 from .events import Callback, Event, emit
@@ -25,7 +26,6 @@ from .loop import LoopLimits, check_finite_loss, cpu_state, mean_loss, validatio
 from .split import bilevel_split
 
 logger = get_logger(__name__)
-SNAPSHOT_EVERY = 5
 VALIDATION_BLOCKS = 3
 
 
@@ -208,6 +208,7 @@ def search_result(state: SearchState, seconds: float) -> dict[str, Any]:
         "train_losses": state.history["train_losses"],
         "val_losses": state.history["val_losses"],
         "alpha_values": state.history["alpha_values"],
+        "alpha_choices": state.model.get_alpha_choices(),
         "temperatures": state.history["temperatures"],
         "diversity_scores": [],
         "best_val_loss": state.best_val_loss,
