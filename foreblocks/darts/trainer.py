@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -24,17 +25,23 @@ from ._core.types import WindowSource
 from .architecture.derive import derive_final_architecture
 from .architecture.network import TimeSeriesDARTS
 from .config import (
+    AblationSearchConfig,
     DARTSConfig,
+    DARTSSearchSpaceConfig,
     DARTSTrainConfig,
     FinalTrainConfig,
     MultiFidelitySearchConfig,
+    RobustPoolSearchConfig,
 )
 from .data.sources import as_source, check_source, loader_batch_size
 from .evaluation import plotting
 from .evaluation.predict import score_models
 from .ops.registry import resolve_ops
+from .search.ablation import ablation_weight_search
 from .search.candidates import CandidateConfig, SearchSpace, build_candidate, make_candidate
+from .search.lr_sensitivity import RateGrid, bilevel_lr_sensitivity
 from .search.multi_fidelity import Progress, run_multi_fidelity_search
+from .search.robust_pool import robust_initial_pool_over_op_pools
 from .search.run_folder import EventFile, RunFolder
 from .search.settings import SearchSettings
 from .search.zero_cost import evaluate_zero_cost_metrics, evaluate_zero_cost_metrics_raw
@@ -444,7 +451,7 @@ class DARTSTrainer:
         """Call ``multi_fidelity_search`` with ``collect_stats=True`` unless said otherwise."""
         return self.multi_fidelity_search(train_loader, val_loader, test_loader, **{"collect_stats": True, **kwargs})
 
-    # ---- studies (a later release) -------------------------------------------------------------------------------
+    # ---- studies -------------------------------------------------------------------------------------------------
 
     def bilevel_lr_sensitivity(
         self,
@@ -457,9 +464,23 @@ class DARTSTrainer:
         seeds: Sequence[int] = (0, 1, 2),
         epochs: int = 30,
         save_csv_path: str | None = None,
+        max_workers: int | None = None,
+        max_train_batches: int | None = None,
+        max_val_batches: int | None = None,
     ) -> Any:
-        """Compare learning rates of both levels."""
-        raise NotImplementedError("bilevel_lr_sensitivity is not built yet.")
+        """Search the model of ``model_factory()`` under every combination of rates and seeds.
+
+        Returns:
+            A ``pandas.DataFrame`` with one row a run: ``model_lr, arch_lr, seed, best_val_loss_mixed,
+            val_loss_derived, train_time_s, health_score, avg_identity_dominance``.
+        """
+        settings = self._train_config({"epochs": epochs}, None)
+        return bilevel_lr_sensitivity(
+            model_factory, self._source(train_loader, "train"), self._source(val_loader, "validation"),
+            RateGrid(model_lrs, arch_lrs, seeds), settings,
+            self._limits(train_loader, 0, max_train_batches, max_val_batches, settings.use_amp),
+            max_workers=max_workers, save_csv_path=save_csv_path,
+        )  # fmt: skip
 
     def ablation_weight_search(
         self,
@@ -485,8 +506,27 @@ class DARTSTrainer:
         max_ops: int | None = None,
         require_identity: bool = True,
     ) -> dict[str, Any]:
-        """Study how the ranking depends on the metric weights."""
-        raise NotImplementedError("ablation_weight_search is not built yet.")
+        """Rank the same candidates under many weight schemes; each is evaluated once, on training windows.
+
+        ``val_loader`` and ``test_loader`` are accepted and not read. Pictures and tables go into ``output_dir``, or
+        into its folder ``run_id``.
+
+        Returns:
+            The documented dictionary: ``candidates, scheme_names, schemes, score_matrix, rank_matrix, tables,
+            random_analysis, artifacts, config``.
+        """
+        stored = _part(self.config, "ablation")
+        folded = _study(self.ablation_weight_search, locals(), _part(self.config, "space"), stored)
+        if stored is not None and output_dir == "ablation_results":
+            folded["output_dir"] = stored.save_dir
+        folder = Path(folded["output_dir"], *([] if run_id is None else [run_id]))
+        config = replace(
+            stored or AblationSearchConfig(), **{**_only(AblationSearchConfig, folded), "save_dir": str(folder)}
+        )
+        return ablation_weight_search(
+            self._source(train_loader, "train"), self.space(**_only(DARTSSearchSpaceConfig, folded)), config,
+            device=self.device, save_plots=save_plots, save_csv=save_csv,
+        )  # fmt: skip
 
     def robust_initial_pool_over_op_pools(
         self,
@@ -513,8 +553,18 @@ class DARTSTrainer:
         hidden_dim_choices: list[int] | None = None,
         require_identity: bool = True,
     ) -> dict[str, Any]:
-        """Find candidates that rank well whatever ops are allowed."""
-        raise NotImplementedError("robust_initial_pool_over_op_pools is not built yet.")
+        """Rank candidates inside many random pools of ops and return those that are near the top of many.
+
+        Returns:
+            The documented dictionary: ``selected, robustness_table, pool_results, op_pools, config``.
+        """
+        stored = _part(self.config, "robust_pool")
+        folded = _study(self.robust_initial_pool_over_op_pools, locals(), stored)
+        config = RobustPoolSearchConfig(**_only(RobustPoolSearchConfig, folded))
+        space = self.space(hidden_dims=config.hidden_dim_choices, **_only(DARTSSearchSpaceConfig, folded))
+        return robust_initial_pool_over_op_pools(
+            self._source(val_loader, "validation"), space, config, device=self.device
+        )
 
     # ---- figures -------------------------------------------------------------------------------------------------
 
@@ -678,6 +728,16 @@ def _defaults(method: Any) -> dict[str, Any]:
     ours = ("config", "seed", "max_train_batches", "max_val_batches", "callbacks")
     parameters = inspect.signature(method).parameters.values()
     return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in ours}
+
+
+def _study(method: Any, scope: Mapping[str, Any], *parts: Any) -> dict[str, Any]:
+    """Fold every keyword of a study that has a default (its seed is one) with parts of the configuration, last wins."""
+    parameters = inspect.signature(method).parameters.values()
+    defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is not p.empty}
+    given = {name: scope[name] for name in defaults}
+    warn_keywords(method.__name__, given)
+    stored = {name: value for part in parts if part is not None for name, value in vars(part).items()}
+    return fold_keywords(method.__name__, given, SimpleNamespace(**stored), defaults)
 
 
 def _given(method: Any, scope: Mapping[str, Any]) -> dict[str, Any]:

@@ -26,9 +26,6 @@ PENDING = [
     "evaluation.analyzer.StreamlinedDARTSAnalyzer",
     "evaluation.analyzer.analyze_darts_search",
     "evaluation.analyzer.analyze_enhanced_darts_search",
-    "trainer.DARTSTrainer.ablation_weight_search",
-    "trainer.DARTSTrainer.bilevel_lr_sensitivity",
-    "trainer.DARTSTrainer.robust_initial_pool_over_op_pools",
 ]
 
 

@@ -10,7 +10,6 @@ from typing import Any
 
 from .._core.errors import SearchFailed
 from .._core.logging import get_logger
-from .._core.seeding import derive_seed
 from .._core.types import WindowSource
 from ..training.events import Event, emit
 from .candidates import CandidateConfig, make_candidates
@@ -20,7 +19,7 @@ from .halving import Halving, Runner, run_halving
 from .results import assemble
 from .run_folder import RunFolder
 from .scoring import candidate_diversity_bonus, order_by_rank, rescore_candidates_poolwise
-from .settings import SearchSettings
+from .settings import SearchSettings, candidate_seed
 from .tasks import ScoreTask, score_candidate
 from .trials import promote
 from .zero_cost import screening_windows
@@ -137,7 +136,7 @@ def screen(
 
 def weight_seed(settings: SearchSettings, candidate_id: int) -> int:
     """Return the seed of a candidate's initial weights."""
-    return derive_seed("candidate", settings.limits.seed, candidate_id)
+    return candidate_seed(settings.limits.seed, candidate_id)
 
 
 def _record(index: int, candidate: CandidateConfig, result: dict[str, Any], settings: SearchSettings) -> dict[str, Any]:

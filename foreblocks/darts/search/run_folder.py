@@ -29,15 +29,7 @@ class RunFolder:
         Raises:
             InvalidArgument: it cannot be created or written.
         """
-        path = Path(path)
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            probe = path / ".writable"
-            probe.write_text("")
-            probe.unlink()
-        except OSError as error:
-            raise InvalidArgument(f"run_dir={str(path)!r} cannot be written: {error}.") from error
-        return cls(path)
+        return cls(writable_folder("run_dir", path))
 
     def write_json(self, name: str, value: Any) -> None:
         """Write plain data; live modules are left out."""
@@ -51,6 +43,23 @@ class RunFolder:
         """Write ``result.json``: every figure of the result, without models and traces."""
         skipped = {"candidates", "top_candidates", "trained_non_derived_candidates", "stats"}
         self.write_json("result.json", {key: value for key, value in result.items() if key not in skipped})
+
+
+def writable_folder(argument: str, path: str | Path) -> Path:
+    """Create a folder that ``argument`` names and prove that it can be written, before any work is done.
+
+    Raises:
+        InvalidArgument: it cannot be created or written.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / ".writable"
+        probe.write_text("")
+        probe.unlink()
+    except OSError as error:
+        raise InvalidArgument(f"{argument}={str(path)!r} cannot be written: {error}.") from error
+    return path
 
 
 class EventFile:

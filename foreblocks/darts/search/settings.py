@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from .._core.errors import InvalidArgument, check_int
+from .._core.seeding import derive_seed
 from ..config import DARTSTrainConfig, FinalTrainConfig, MultiFidelitySearchConfig
 from ..training.events import Callback
 from ..training.loop import LoopLimits
@@ -67,7 +68,20 @@ class SearchSettings:
     @property
     def screening_windows(self) -> int:
         """Windows that a candidate is scored on: at least ``MIN_SCREENING_WINDOWS``, as fewer rank at random."""
-        return max(MIN_SCREENING_WINDOWS, self.search.max_samples * self.num_batches)
+        return screening_count(self.search.max_samples, self.num_batches)
+
+
+def candidate_seed(seed: int, index: int) -> int:
+    """Return the seed of the initial weights of candidate ``index`` in a search or study with ``seed``."""
+    return derive_seed("candidate", seed, index)
+
+
+def screening_count(max_samples: int, num_batches: int) -> int:
+    """Return how many windows score a candidate when ``num_batches`` of ``max_samples`` are asked for."""
+    return max(
+        MIN_SCREENING_WINDOWS,
+        check_int("max_samples", max_samples, low=1) * check_int("num_batches", num_batches, low=1),
+    )
 
 
 def rung_epochs(search: MultiFidelitySearchConfig) -> list[int]:
