@@ -12,6 +12,7 @@ from typing import Any
 
 from ._core.errors import DartsError, OptionalDependencyError
 from ._core.optional import require
+from .config import PERTURBATIONS, RELAXATIONS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -62,6 +63,9 @@ def _parser() -> argparse.ArgumentParser:
     size.add_argument("--channel-modes", nargs="+", help="mixed, independent, variate; default: all")
     size.add_argument("--loss", default="mse", help="loss of search and final training")
     size.add_argument("--learning-rate", type=float, default=1e-3, help="peak rate of the final training")
+    method = search.add_argument_group("method of the search")
+    method.add_argument("--relaxation", choices=RELAXATIONS, default="softmax", help="how logits become op weights")
+    method.add_argument("--perturbation", choices=PERTURBATIONS, default="none", help="noise on alphas, weight steps")
     run = search.add_argument_group("run")
     run.add_argument("--seed", type=int, default=0, help="decides candidates, weights and batches")
     run.add_argument("--workers", type=int, default=2, help="worker processes of the search phases")
@@ -105,6 +109,8 @@ def _search(a: argparse.Namespace) -> int:
             scaler=prepared.scaler.to_dict(),
             loss_type=a.loss,
             final_loss_type=a.loss,
+            relaxation=a.relaxation,
+            perturbation=a.perturbation,
             final_learning_rate=a.learning_rate,
             final_patience=a.patience,
             callbacks=[progress],

@@ -29,9 +29,24 @@ DEFAULT_OPS: list[str] = [
 DEFAULT_ATTENTION_VARIANTS: list[str] = ["auto"]
 DEFAULT_FFN_VARIANTS: list[str] = ["auto"]
 
+RELAXATIONS = ("softmax", "gdas", "drnas", "pc", "fair")
+PERTURBATIONS = ("none", "random", "adversarial")
 TEMPERATURE_SCHEDULES = ("cosine", "exponential", "linear", "step", "constant")
 PRUNING_STRATEGIES = ("performance", "probability", "gradient", "entropy")
 ROBUSTNESS_MODES = ("topk_freq", "avg_rank", "worst_rank", "spearman")
+
+
+def chosen_relaxation(use_gdas: bool, relaxation: str | None) -> str | None:
+    """Return the relaxation that two keywords ask for; None when neither does.
+
+    Raises:
+        InvalidArgument: an unknown name, or the keywords contradict each other.
+    """
+    if relaxation is not None:
+        check_choice("relaxation", relaxation, RELAXATIONS)
+    if use_gdas and relaxation not in (None, "gdas"):
+        raise InvalidArgument(f"use_gdas=True means relaxation='gdas', but relaxation={relaxation!r} is given as well.")
+    return "gdas" if use_gdas else relaxation
 
 
 def _default_families() -> dict[str, list[str]]:
@@ -148,14 +163,16 @@ class DARTSTrainConfig(_PlainConfig):
     progressive_shrinking: bool = True  #: drop weak ops while searching
     hybrid_pruning_start_epoch: int = 20  #: ops are dropped after this epoch
     hybrid_pruning_interval: int = 10  #: epochs between two prunings
-    hybrid_pruning_base_threshold: float = 0.15  #: weight below which an op is dropped at the end, in [0, 1]
+    #: share of an edge's best op below which an op is dropped at the end of the search, in [0, 1]
+    hybrid_pruning_base_threshold: float = 0.15
     hybrid_pruning_strategy: str = "performance"  #: what "weak" means, out of ``PRUNING_STRATEGIES``
     hybrid_pruning_freeze_logit: float = -20.0  #: has no effect
     use_bilevel_optimization: bool = True  #: train weights and alphas on separate blocks of the training rows
     use_amp: bool = True  #: mixed precision, on CUDA only
     gradient_accumulation_steps: int = 1  #: batches per weight step
     verbose: bool = True  #: log progress at INFO
-    regularization_types: list[str] | None = None  #: penalties of the alphas beside those of the edges; None means none
+    #: penalties of the alphas beside those of the edges; None means the one that belongs to the relaxation, if any
+    regularization_types: list[str] | None = None
     regularization_weights: list[float] | None = None  #: their weights; None means 0.01 each
     temperature_schedule: str = "cosine"  #: how the softmax temperature falls, out of ``TEMPERATURE_SCHEDULES``
     edge_sharpening_max_weight: float = 0.03  #: weight of the entropy penalty at the end of the search
@@ -172,21 +189,33 @@ class DARTSTrainConfig(_PlainConfig):
     edge_identity_cap_weight: float = 0.02  #: penalty of what lies above that cap
     arch_grad_ema_beta: float = 0.0  #: decay of the running mean of the alpha gradients, in [0, 1); 0 is off
     beta_darts_weight: float = 0.0  #: penalty of large logits
-    use_gdas: bool = False  #: run one sampled op per edge instead of the mixture
+    use_gdas: bool = False  #: run one sampled op per edge instead of the mixture: ``relaxation="gdas"``
     moe_balance_weight: float = 0.005  #: penalty of unbalanced experts
     transformer_exploration_weight: float = 0.01  #: has no effect
+    relaxation: str | None = None  #: how logits become weights, out of ``RELAXATIONS``; None keeps that of the model
+    perturbation: str = "none"  #: noise on the alphas in weight steps, out of ``PERTURBATIONS``
+    perturbation_radius: float = 0.3  #: its largest size, reached at the end of the search
+    perturbation_steps: int = 7  #: ascent steps of the adversarial one, each a forward and backward pass
 
     def __post_init__(self) -> None:
         self._ints("epochs", "patience", "architecture_update_freq", "gradient_accumulation_steps", low=1)
-        self._ints("hybrid_pruning_interval", "hessian_update_freq", low=1)
+        self._ints("hybrid_pruning_interval", "hessian_update_freq", "perturbation_steps", low=1)
         self._ints("warmup_epochs", "hybrid_pruning_start_epoch", low=0)
         self._reals("arch_learning_rate", "model_learning_rate", "arch_weight_decay", "model_weight_decay", low=0.0)
         self._reals("edge_diversity_weight", "edge_usage_balance_weight", "edge_identity_cap_weight", low=0.0)
         self._reals("hessian_penalty_weight", "hessian_fd_eps", "beta_darts_weight", "moe_balance_weight", low=0.0)
         self._reals("edge_sharpening_start_frac", "edge_identity_cap", "arch_grad_ema_beta", low=0.0, high=1.0)
         self._reals("hybrid_pruning_base_threshold", low=0.0, high=1.0)
+        self._reals("perturbation_radius", low=0.0)
+        check_choice("perturbation", self.perturbation, PERTURBATIONS)
+        chosen_relaxation(self.use_gdas, self.relaxation)
         check_choice("temperature_schedule", self.temperature_schedule, TEMPERATURE_SCHEDULES)
         check_choice("hybrid_pruning_strategy", self.hybrid_pruning_strategy, PRUNING_STRATEGIES)
+
+    @property
+    def chosen_relaxation(self) -> str | None:
+        """The relaxation that ``use_gdas`` and ``relaxation`` ask for; None keeps that of the model."""
+        return chosen_relaxation(self.use_gdas, self.relaxation)
 
 
 @dataclass

@@ -253,6 +253,10 @@ class DARTSTrainer:
         pruning_hard_epoch: int | None = None,
         log_arch_gradients: bool = False,
         use_gdas: bool = False,
+        relaxation: str | None = None,
+        perturbation: str = "none",
+        perturbation_radius: float = 0.3,
+        perturbation_steps: int = 7,
         config: DARTSTrainConfig | None = None,
         seed: int = 0,
         max_train_batches: int | None = None,
@@ -263,7 +267,7 @@ class DARTSTrainer:
 
         The fields of ``DARTSTrainConfig`` say what each keyword means; ``_core.keywords`` lists those without effect.
         ``seed`` decides batch order, dropout and samples; ``max_train_batches`` and ``max_val_batches`` bound an
-        epoch. ``use_gdas=True`` switches the model to that relaxation; else its own is kept.
+        epoch. ``relaxation`` (or ``use_gdas=True``) switches the model to another one; else its own is kept.
 
         Returns:
             The documented dictionary: ``model, final_architecture, train_losses, val_losses, alpha_values,
@@ -701,7 +705,7 @@ class DARTSTrainer:
         if not folded.get("use_regularization", True):
             off = ("edge_diversity_weight", "edge_usage_balance_weight", "edge_identity_cap_weight")
             folded.update(dict.fromkeys((*off, "edge_sharpening_max_weight", "beta_darts_weight"), 0.0))
-            folded.update(regularization_types=None, regularization_weights=None)
+            folded.update(regularization_types=[], regularization_weights=None)
         return DARTSTrainConfig(**_only(DARTSTrainConfig, folded))
 
     def _final_config(self, given: Mapping[str, Any], use_amp: bool) -> FinalTrainConfig:

@@ -143,7 +143,7 @@ def test_defaults_say_nothing(values: dict[str, Any], caplog: pytest.LogCaptureF
 
 def test_a_value_that_describes_what_happens_says_nothing(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="foreblocks.darts"):
-        warn_keywords("TimeSeriesDARTS", {"use_drnas": False, "pc_ratio": 1.0})
+        warn_keywords("TimeSeriesDARTS", {"use_drnas": False, "use_fair_darts_hierarchical": False})
     assert not caplog.records
 
 

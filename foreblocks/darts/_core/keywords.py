@@ -113,10 +113,9 @@ _NETWORK: dict[str, Keyword] = {
     "performance_ema_decay": _obsolete(0.95, _NO_TRACKER),
     "progressive_edge_budget": _obsolete(True, "every edge is searched from the first step"),
     "tie_encoder_decoder_arch": _obsolete(True, "encoder and decoder have no choices of their own"),
-    "pc_ratio": _pending(0.25, "all channels are computed", 1.0),
-    "use_drnas": _pending(True, "the mixture is a softmax", False),
-    "drnas_concentration": _pending(8.0, "the mixture is a softmax"),
-    "use_fair_darts_hierarchical": _pending(True, "the mixture is a softmax", False),
+    "use_drnas": _obsolete(True, "relaxation='drnas' chooses it", False),
+    "drnas_concentration": _obsolete(8.0, "the concentrations are elu(logit) + 1"),
+    "use_fair_darts_hierarchical": _obsolete(True, "relaxation='fair' chooses it", False),
 }
 _ROBUST: dict[str, Keyword] = {"topk_ref": _obsolete(None, "every pool keeps its top_k")}
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .._core.errors import check_int
-from .mixed_op import ALPHA_NOISE, MixedOp, MixtureSettings
+from .mixed_op import ALPHA_NOISE, EdgeMix, MixedOp, MixtureSettings, mixtures
 
 LAYER_SCALE = 0.1
 
@@ -76,8 +76,13 @@ class DARTSCell(nn.Module):
         """Leave one edge out of its node; the weights of the others stay (None: nothing is left out)."""
         self._dropped = index
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``[N, T, D]`` to ``[N, T, D]``."""
+    def forward(self, x: Tensor, mixes: Sequence[EdgeMix | None] | None = None) -> Tensor:
+        """Map ``[N, T, D]`` to ``[N, T, D]``.
+
+        ``mixes`` has what every edge mixes (``mixed_op.mixtures``, made for all cells at once); None makes it here.
+        """
+        if mixes is None:
+            mixes = mixtures(list(self.edges))
         nodes = [self.norm(x)]
         for node in range(1, self.num_nodes):
             first = node * (node - 1) // 2
@@ -88,9 +93,10 @@ class DARTSCell(nn.Module):
                 weights = picked / picked.sum()
             total = None
             for weight, source in zip(weights.unbind(), sources, strict=True):
-                if first + source == self._dropped:
+                edge = first + source
+                if edge == self._dropped:
                     continue
-                term = self.edges[first + source](nodes[source]) * weight.to(x.dtype)
+                term = self.edges[edge](nodes[source], mixes[edge]) * weight.to(x.dtype)
                 total = term if total is None else total + term
             nodes.append(torch.zeros_like(x) if total is None else total)
         inner = nodes[1]

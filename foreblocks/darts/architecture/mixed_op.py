@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from .. import kernels
 from .._core.errors import InvalidArgument, check_real
 from ..ops.registry import build_op, get_op, resolve_ops
-from .relax import build_relaxation
+from .relax import EdgeLogits, build_relaxation
 
 ALPHA_NOISE = 1e-3
-PRUNED = -1e9  # finite, so that no gradient is NaN
 
 
 @dataclass(frozen=True)
@@ -28,6 +27,7 @@ class MixtureSettings:
         min_group_temperature: lower bound of the family temperature.
         min_op_temperature: lower bound of the op temperature.
         group_min_prob: share of the probability that is spread evenly over the ops of an edge with several families.
+        pc_ratio: share of the channels that the ops see with a partial relaxation, one over a whole number.
     """
 
     relaxation: str = "softmax"
@@ -35,13 +35,23 @@ class MixtureSettings:
     min_group_temperature: float = 0.7
     min_op_temperature: float = 0.3
     group_min_prob: float = 0.03
+    pc_ratio: float = 0.25
+
+
+@dataclass(frozen=True)
+class EdgeMix:
+    """What an edge computes in one forward pass: ``Σ weights[i] · op[indices[i]]``, ``weights [len(indices)]``."""
+
+    weights: Tensor
+    indices: Sequence[int]
 
 
 class MixedOp(nn.Module):
-    """A mixture of ops, ``[N, T, D] -> [N, T, D]``, with two levels of logits: families
-    and ops; ``p ∝ exp(op / τ + family / τ_family)``.
+    """A mixture of ops, ``[N, T, D] -> [N, T, D]``, with two levels of logits: families and ops.
 
-    Logits exist only where there is a choice: no family logits with one family, none at all with one op.
+    Logits exist only where there is a choice: no family logits with one family, none at all with one op. With a
+    partial relaxation the ops are built for, and see, the first ``D · pc_ratio`` channels only; the others pass by,
+    and a channel shuffle (Zhang et al., ShuffleNet, CVPR 2018) lets the next edge see them.
 
     Args:
         dim: width D.
@@ -63,17 +73,20 @@ class MixedOp(nn.Module):
         super().__init__()
         self.settings = settings or MixtureSettings()
         self.names = tuple(resolve_ops(ops))
-        self.ops = nn.ModuleDict({name: build_op(name, dim, length, dropout=dropout) for name in self.names})
+        self.dim, self.length, self.dropout = dim, length, dropout
+        self.relaxation = build_relaxation(self.settings.relaxation)
+        self.groups = self._groups(self.relaxation.partial)
+        self.ops = self._build_ops()
         families = [get_op(name).family for name in self.names]
         self.families = tuple(dict.fromkeys(families))
-        self.relaxation = build_relaxation(self.settings.relaxation)
         self.temperature = 1.0
         count, groups = len(self.names), len(self.families)
         self.op_logits = nn.Parameter(ALPHA_NOISE * torch.randn(count)) if count > 1 else None
         self.family_logits = nn.Parameter(ALPHA_NOISE * torch.randn(groups)) if groups > 1 else None
         member = torch.tensor([[family == group for group in self.families] for family in families])
-        self.register_buffer("member", member, persistent=False)  # [K, F]: op k belongs to family f
+        self.register_buffer("member", member.float(), persistent=False)  # [K, F]: op k belongs to family f
         self.register_buffer("alive", torch.ones(count, dtype=torch.bool))  # pruned ops are False
+        self.register_buffer("running_index", torch.arange(count), persistent=False)
         self._forced: int | None = None
         self._dropped: int | None = None
         self._running: list[int] = list(range(count))
@@ -85,26 +98,25 @@ class MixedOp(nn.Module):
             if logits is not None:
                 yield logits
 
-    def log_probs(self) -> Tensor:
-        """Return log-probabilities ``[K]`` at the current temperature; pruned ops have ``-inf``."""
-        if self.op_logits is None:
-            return self.member.new_zeros(1, dtype=torch.get_default_dtype())
-        s = self.settings
-        logits = self.op_logits / max(self.temperature, s.min_op_temperature)
-        if self.family_logits is not None:
-            # Added and not normalised inside the family: the logit of an op that is alone in its family still counts.
-            temperature = max(self.temperature * s.group_temperature_mult, s.min_group_temperature)
-            logits = logits + (self.family_logits / temperature * self.member).sum(dim=1)
-        result = torch.log_softmax(logits.masked_fill(~self.alive, PRUNED), dim=0)
-        if s.group_min_prob and self.family_logits is not None:
-            # A floor by mixing with the uniform distribution: unlike clamping, it keeps gradients.
-            result = torch.log((1.0 - s.group_min_prob) * result.exp() + s.group_min_prob / self.alive.sum())
-        return result.masked_fill(~self.alive, -torch.inf)
-
     def probabilities(self) -> Tensor:
-        """Return detached probabilities ``[K]`` over ``names``."""
+        """Return detached probabilities ``[K]`` over ``names``; pruned ops have 0."""
+        if self.op_logits is None:
+            return self.member.new_ones(1)
         with torch.no_grad():
-            return self.log_probs().exp()
+            return self.relaxation.probabilities(edge_logits([self]))[0]
+
+    def set_relaxation(self, name: str) -> bool:
+        """Use another relaxation; alphas stay. Return whether the ops had to be rebuilt, with fresh weights.
+
+        Partial and full relaxations compute on different widths: switching between them makes new ops.
+        """
+        relaxation = build_relaxation(name)
+        rebuild = relaxation.partial != self.relaxation.partial
+        if rebuild:
+            self.groups = self._groups(relaxation.partial)
+            self.ops = self._build_ops().to(self.member)
+        self.relaxation = relaxation
+        return rebuild
 
     def force(self, index: int | None) -> None:
         """Run only op ``index`` with weight 1 (None: the mixture again). Used to evaluate the derived path."""
@@ -117,6 +129,11 @@ class MixedOp(nn.Module):
         if index is not None and not 0 <= index < len(self.names):
             raise InvalidArgument(f"index={index} must be between 0 and {len(self.names) - 1}.")
         self._dropped = index
+
+    @property
+    def undecided(self) -> bool:
+        """Whether the edge mixes: it has several ops, and none is forced."""
+        return self._forced is None and self.op_logits is not None
 
     def keep_only(self, alive: Tensor) -> None:
         """Prune every op whose entry in ``alive`` (bool ``[K]``) is False; a pruned op is never computed again."""
@@ -131,21 +148,41 @@ class MixedOp(nn.Module):
         """Names of the ops that are not pruned."""
         return [self.names[k] for k in self._running]
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``[N, T, D]`` to ``[N, T, D]``."""
-        if self._forced is not None:
-            return self.ops[self.names[self._forced]](x)
-        if len(self.names) == 1:
-            return self.ops[self.names[0]](x)
-        weights, active = self.relaxation.weights(self.log_probs(), self.temperature, self.training)
-        indices = self._running if active is None else active
+    def select(self, weights: Tensor, chosen: int | None) -> EdgeMix:
+        """Return the part of ``weights [K]`` that is computed: that of op ``chosen``, or of all living ops."""
+        if chosen is not None:
+            indices, picked = [chosen], weights[chosen : chosen + 1]
+        elif len(self._running) < len(self.names):
+            indices, picked = self._running, weights.index_select(0, self.running_index)
+        else:
+            indices, picked = self._running, weights
         if self._dropped in indices:
-            indices = [k for k in indices if k != self._dropped]
-            if not indices:
-                return torch.zeros_like(x)
-        outputs = [self.ops[self.names[k]](x) for k in indices]
-        picked = weights if len(indices) == len(self.names) else weights[indices]
-        return kernels.mixed_sum(outputs, picked.to(x.dtype))
+            places = [place for place, index in enumerate(indices) if index != self._dropped]
+            indices, picked = [indices[place] for place in places], picked[places]
+        return EdgeMix(picked, indices)
+
+    def forward(self, x: Tensor, mix: EdgeMix | None = None) -> Tensor:
+        """Map ``[N, T, D]`` to ``[N, T, D]``.
+
+        ``mix`` is this edge's entry of ``mixtures``, which serves all edges of a network at once; None computes it
+        here.
+        """
+        if self.groups == 1:
+            return self._mixed(x, mix)
+        width = self.dim // self.groups
+        mixed = self._mixed(x[..., :width].contiguous(), mix)
+        joined = torch.cat([mixed, x[..., width:]], dim=-1)
+        return joined.unflatten(-1, (self.groups, width)).transpose(-1, -2).flatten(-2)
+
+    def _mixed(self, x: Tensor, mix: EdgeMix | None) -> Tensor:
+        if not self.undecided:
+            return self.ops[self.names[self._forced or 0]](x)
+        if mix is None:
+            (mix,) = mixtures([self])
+        if not mix.indices:
+            return torch.zeros_like(x)
+        outputs = [self.ops[self.names[k]](x) for k in mix.indices]
+        return kernels.mixed_sum(outputs, mix.weights.to(x.dtype))
 
     def set_temperature(self, temperature: float) -> None:
         """Set the op temperature (above 0); the family temperature follows."""
@@ -161,7 +198,56 @@ class MixedOp(nn.Module):
         order = sorted(range(len(probs)), key=lambda k: -probs[k])[:top_k]
         return {self.names[k]: probs[k] for k in order}
 
+    def _groups(self, partial: bool) -> int:
+        if not partial:
+            return 1
+        ratio = check_real("pc_ratio", self.settings.pc_ratio, low=1e-6, high=1.0)
+        groups = round(1.0 / ratio)
+        if abs(groups * ratio - 1.0) > 1e-3 or self.dim % groups:
+            raise InvalidArgument(
+                f"pc_ratio={ratio} must be one over a whole number that divides the width {self.dim}, like 0.25 or 0.5."
+            )
+        return groups
+
+    def _build_ops(self) -> nn.ModuleDict:
+        width = self.dim // self.groups
+        return nn.ModuleDict({name: build_op(name, width, self.length, dropout=self.dropout) for name in self.names})
+
+
+def edge_logits(edges: Sequence[MixedOp]) -> EdgeLogits:
+    """Gather the logits of edges that share their op list, settings and temperature (those of one network).
+
+    Every edge must have logits (two ops or more).
+    """
+    first = edges[0]
+    s = first.settings
+    family = None
+    if first.family_logits is not None:
+        family = torch.stack([edge.family_logits for edge in edges])
+    return EdgeLogits(
+        op=torch.stack([edge.op_logits for edge in edges]),
+        family=family,
+        member=first.member,
+        alive=torch.stack([edge.alive for edge in edges]),
+        temperature=max(first.temperature, s.min_op_temperature),
+        family_temperature=max(first.temperature * s.group_temperature_mult, s.min_group_temperature),
+        floor=s.group_min_prob,
+    )
+
+
+def mixtures(edges: Sequence[MixedOp]) -> list[EdgeMix | None]:
+    """Return what each edge of a network mixes in the coming forward pass; None for an edge with nothing to mix."""
+    open_edges = [edge for edge in edges if edge.undecided]
+    if not open_edges:
+        return [None] * len(edges)
+    first = open_edges[0]
+    weights, chosen = first.relaxation.weights(edge_logits(open_edges), first.training)
+    picks = [None] * len(open_edges) if chosen is None else chosen
+    mixes = iter(edge.select(w, k) for edge, w, k in zip(open_edges, weights.unbind(), picks, strict=True))
+    return [next(mixes) if edge.undecided else None for edge in edges]
+
 
 def _refresh_running(module: MixedOp, _keys: Any) -> None:
     # Kept as a Python list so that a forward pass never has to ask the device which ops are alive.
     module._running = module.alive.nonzero().flatten().tolist()
+    module.running_index = torch.tensor(module._running, device=module.alive.device)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -11,12 +12,11 @@ from torch import Tensor, nn
 from .._core.errors import InvalidArgument, check_choice, check_int, check_keywords, check_real
 from .._core.keywords import warn_keywords
 from .._core.logging import get_logger, log_once
-from ..config import DEFAULT_OPS, TEMPERATURE_SCHEDULES
+from ..config import DEFAULT_OPS, TEMPERATURE_SCHEDULES, chosen_relaxation
 from ..ops.registry import get_op, resolve_ops
 from .cell import DARTSCell
-from .mixed_op import MixtureSettings
+from .mixed_op import MixedOp, MixtureSettings, mixtures
 from .pruning import prune_edges
-from .relax import build_relaxation
 from .skeleton import Skeleton
 from .spec import Macro
 
@@ -73,7 +73,10 @@ class TimeSeriesDARTS(nn.Module):
         arch_mode: sequence part (``spec.ARCH_MODES``).
         transformer_self_attention_type: attention kernel; ``auto`` is ``sdp`` here, and a draw in a search.
         transformer_ffn_variant: feed-forward block; ``auto`` is ``swiglu`` here, and a draw in a search.
-        use_gdas: sample one op per edge and step instead of mixing all.
+        pc_ratio: share of the channels that the ops see with ``relaxation="pc"``.
+        use_gdas: sample one op per edge and step instead of mixing all: another name of ``relaxation="gdas"``.
+        relaxation: how logits become weights (``architecture.relax``): ``softmax`` (None means that), ``gdas``,
+            ``drnas``, ``pc`` or ``fair``.
         macro: further choices of ``spec.Macro``: ``series_norm``, ``channel_mode``, ``patch_len``, ``head``,
             ``num_layers``, ``num_heads``, ``linear_path``.
 
@@ -122,6 +125,7 @@ class TimeSeriesDARTS(nn.Module):
         transformer_self_attention_type: str = "auto",
         transformer_ffn_variant: str = "auto",
         use_gdas: bool = False,
+        relaxation: str | None = None,
         **macro: Any,
     ) -> None:
         given = {key: value for key, value in locals().items() if key not in ("self", "macro", "__class__")}
@@ -138,11 +142,12 @@ class TimeSeriesDARTS(nn.Module):
         self.selected_ops = _ops_that_fit(names, self.macro.num_tokens)
         self._config["selected_ops"] = list(self.selected_ops)
         settings = MixtureSettings(
-            relaxation="gdas" if use_gdas else "softmax",
+            relaxation=chosen_relaxation(use_gdas, relaxation) or "softmax",
             group_temperature_mult=check_real("group_temperature_mult", group_temperature_mult, low=0.1),
             min_group_temperature=check_real("min_group_temperature", min_group_temperature, low=1e-3),
             min_op_temperature=check_real("min_op_temperature", min_op_temperature, low=1e-3),
             group_min_prob=check_real("group_min_prob", group_min_prob, low=0.0, high=0.5),
+            pc_ratio=pc_ratio,
         )
         self.skeleton = Skeleton(self.macro)
         self.cells = nn.ModuleList(
@@ -173,7 +178,16 @@ class TimeSeriesDARTS(nn.Module):
         """
         if x_future is not None:
             log_once(logger, 30, "x_future is ignored: known future covariates are not supported yet.")
-        return self.skeleton(x_seq, self.cells)
+        # One table of weights for all edges: a sampled relaxation synchronises once per pass, not once per edge.
+        mixes = mixtures(self.edges)
+        count = len(self.cells[0].edges)
+        shares = [mixes[count * i : count * (i + 1)] for i in range(len(self.cells))]
+        return self.skeleton(x_seq, [partial(cell, mixes=s) for cell, s in zip(self.cells, shares, strict=True)])
+
+    @property
+    def edges(self) -> list[MixedOp]:
+        """The edges of all cells, in order."""
+        return [edge for cell in self.cells for edge in cell.edges]
 
     def arch_parameters(self) -> Iterator[nn.Parameter]:
         """Yield the architecture parameters (alphas): what the upper level of the search trains."""
@@ -192,16 +206,24 @@ class TimeSeriesDARTS(nn.Module):
 
     def set_temperature(self, temperature: float) -> None:
         """Set the op temperature of every edge (above 0)."""
-        for cell in self.cells:
-            for edge in cell.edges:
-                edge.set_temperature(temperature)
+        for edge in self.edges:
+            edge.set_temperature(temperature)
+
+    @property
+    def relaxation(self) -> str:
+        """Name of the relaxation of the edges."""
+        return self.edges[0].relaxation.name
 
     def set_relaxation(self, name: str) -> None:
-        """Use another relaxation (``architecture.relax``) on every edge; alphas and weights stay."""
-        for cell in self.cells:
-            for edge in cell.edges:
-                edge.relaxation = build_relaxation(name)
-        self._config["use_gdas"] = name == "gdas"
+        """Use another relaxation (``architecture.relax``) on every edge; alphas stay, and so do the weights.
+
+        Only a switch between ``pc`` and another one draws fresh weights for the ops, since their width changes; do
+        that before a search makes its optimizers. It is logged.
+        """
+        rebuilt = [edge.set_relaxation(name) for edge in self.edges]
+        if any(rebuilt):
+            logger.warning("relaxation %r computes another number of channels: the ops have fresh weights.", name)
+        self._config.update(use_gdas=name == "gdas", relaxation=name)
 
     def schedule_temperature(self, epoch: int, total_epochs: int, schedule_type: str | None = None) -> float:
         """Set and return the temperature of ``epoch`` (from 0) in a search of ``total_epochs``."""
@@ -263,10 +285,15 @@ class TimeSeriesDARTS(nn.Module):
                 result[f"cell_{i}"][f"edge_{j}"] = entry
         return result
 
-    def prune_weak_operations(self, threshold: float = 0.1, strategy: str = "probability") -> dict[str, Any]:
+    def prune_weak_operations(
+        self,
+        threshold: float = 0.1,
+        strategy: str = "probability",
+        gradients: Mapping[nn.Parameter, Tensor] | None = None,
+    ) -> dict[str, Any]:
         """Prune ops that are weaker than ``threshold``; see ``architecture.pruning.prune_edges``."""
         edges = [(f"cell_{i}_edge_{j}", edge) for i, cell in enumerate(self.cells) for j, edge in enumerate(cell.edges)]
-        return prune_edges(edges, threshold=threshold, strategy=strategy)
+        return prune_edges(edges, threshold=threshold, strategy=strategy, gradients=gradients)
 
     def get_config(self) -> dict[str, Any]:
         """Return the constructor arguments, ops resolved; ``from_config`` builds the same network from them."""

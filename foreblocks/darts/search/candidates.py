@@ -159,7 +159,7 @@ def make_candidates(space: SearchSpace, seed: int, count: int) -> list[Candidate
 
 
 def build_candidate(
-    config: CandidateConfig, *, seed: int = 0, use_gdas: bool = False, device: torch.device | str = "cpu"
+    config: CandidateConfig, *, seed: int = 0, relaxation: str | None = None, device: torch.device | str = "cpu"
 ) -> TimeSeriesDARTS:
     """Build the searched network of a candidate, its initial weights drawn from ``seed``."""
     m = config.macro
@@ -177,7 +177,8 @@ def build_candidate(
             arch_mode=m.arch_mode,
             transformer_self_attention_type=m.attention,
             transformer_ffn_variant=m.ffn,
-            use_gdas=use_gdas,
+            use_gdas=relaxation == "gdas",
+            relaxation=relaxation,
             series_norm=m.series_norm,
             channel_mode=m.channel_mode,
             patch_len=m.patch_len,

@@ -192,6 +192,6 @@ def _found_weights(runner: Runner, settings: SearchSettings) -> dict[str, Tensor
     """Return the weights that the search found for the derived network; None draws fresh ones."""
     if settings.search.retrain_final_from_scratch:
         return None
-    searched = build_candidate(runner.candidate, seed=runner.seed, use_gdas=settings.train.use_gdas)
+    searched = build_candidate(runner.candidate, seed=runner.seed, relaxation=settings.train.chosen_relaxation)
     searched.load_state_dict(runner.state["best_state"] or runner.state["model"])
     return derive_network(searched, runner.spec).state_dict()

@@ -127,7 +127,7 @@ def _finalist(finalist: Finalist, finished: Finished) -> dict[str, Any]:
 
 
 def _searched(runner: Runner, settings: SearchSettings) -> Any:
-    model = build_candidate(runner.candidate, seed=runner.seed, use_gdas=settings.train.use_gdas)
+    model = build_candidate(runner.candidate, seed=runner.seed, relaxation=settings.train.chosen_relaxation)
     model.load_state_dict(runner.state["best_state"] or runner.state["model"])
     model.set_temperature(runner.state["temperature"])
     return model.eval()

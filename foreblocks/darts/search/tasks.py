@@ -65,7 +65,9 @@ def train_rung(task: RungTask) -> dict[str, Any]:
     is kept in the end.
     """
     began = time.perf_counter()
-    model = build_candidate(task.candidate, seed=task.seed, use_gdas=task.config.use_gdas, device=task.limits.device)
+    model = build_candidate(
+        task.candidate, seed=task.seed, relaxation=task.config.chosen_relaxation, device=task.limits.device
+    )
     data = SearchData.split(task.train, task.val, task.config, batch_size=task.limits.batch_size)
     state = new_state(model, task.config)
     if task.state is not None:

@@ -19,6 +19,7 @@ from ..architecture.network import TimeSeriesDARTS
 from ..architecture.sequence import moe_balance_loss
 from ..config import DARTSTrainConfig
 from .loop import LoopLimits, LossFunction, autocast, cpu_state
+from .perturb import AlphaPerturbation
 from .regularize import ArchitecturePenalty
 from .schedules import cosine, one_cycle, set_rate
 from .second_order import unrolled_gradient
@@ -82,6 +83,11 @@ class SearchState:
         default_factory=lambda: {"train_losses": [], "val_losses": [], "temperatures": [], "alpha_values": []}
     )
 
+    def alpha_gradients(self) -> dict[nn.Parameter, Tensor]:
+        """Return Adam's running mean of the gradient of every alpha that has been trained."""
+        stored = {} if self.arch_optimizer is None else self.arch_optimizer.state
+        return {alpha: slot["exp_avg"] for alpha, slot in stored.items()}
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain Python and CPU tensors: everything needed to go on in another process."""
         return {
@@ -110,10 +116,15 @@ class SearchState:
 _COUNTERS = ("epoch", "step", "alpha_steps", "best_val_loss", "bad_epochs", "best_alpha_steps")
 
 
-def new_state(model: TimeSeriesDARTS, config: DARTSTrainConfig) -> SearchState:
-    """Return the state at the start of a search."""
+def check_searched(model: nn.Module) -> None:
+    """Raise ``InvalidArgument`` unless ``model`` is a network that can be searched."""
     if not isinstance(model, TimeSeriesDARTS):
         raise InvalidArgument(f"model is a {type(model).__name__}; a search needs a TimeSeriesDARTS.")
+
+
+def new_state(model: TimeSeriesDARTS, config: DARTSTrainConfig) -> SearchState:
+    """Return the state at the start of a search."""
+    check_searched(model)
     weights = torch.optim.AdamW(
         list(model.weight_parameters()), lr=config.model_learning_rate, weight_decay=config.model_weight_decay
     )
@@ -159,6 +170,7 @@ class BilevelStepper:
         own = {id(weight) for weight in self._weights}
         self._names = [name for name, p in state.model.named_parameters() if id(p) in own]
         self._alphas = list(state.model.arch_parameters())
+        self._perturbation = AlphaPerturbation(config, self._alphas)
         self._warmup = plan.warmup_steps(config.warmup_epochs)
 
     @property
@@ -176,8 +188,9 @@ class BilevelStepper:
         """Accumulate the gradient of a weight batch, and with ``apply`` make the step; return the detached loss."""
         state = self.state
         _require_grad(self._alphas, False)
-        loss = self._loss(x, y)
-        (loss / self.config.gradient_accumulation_steps).backward()
+        with self._perturbation(lambda: self._loss(x, y), state.step / self.plan.total_steps):
+            loss = self._loss(x, y)
+            (loss / self.config.gradient_accumulation_steps).backward()
         _require_grad(self._alphas, True)
         if apply:
             nn.utils.clip_grad_norm_(self._weights, WEIGHT_CLIP)

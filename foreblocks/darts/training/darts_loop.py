@@ -20,7 +20,7 @@ from ..config import DARTSTrainConfig
 from ..data.sources import finite_batch, iter_batches
 from ..evaluation._alpha_plot import SNAPSHOT_EVERY
 from ..evaluation.losses import get_loss_function
-from .bilevel import BilevelStepper, SearchPlan, SearchState, new_state
+from .bilevel import BilevelStepper, SearchPlan, SearchState, check_searched, new_state
 from .events import Callback, Event, emit
 from .loop import LoopLimits, check_finite_loss, cpu_state, mean_loss, validation_batches
 from .split import bilevel_split
@@ -152,7 +152,7 @@ def _prune(state: SearchState, config: DARTSTrainConfig) -> None:
         return
     if epoch % config.hybrid_pruning_interval == 0:
         threshold = min(1.0, config.hybrid_pruning_base_threshold * epoch / max(1, config.epochs))
-        report = state.model.prune_weak_operations(threshold, config.hybrid_pruning_strategy)
+        report = state.model.prune_weak_operations(threshold, config.hybrid_pruning_strategy, state.alpha_gradients())
         logger.info("pruned %d ops after epoch %d.", report["operations_pruned"], epoch)
 
 
@@ -189,9 +189,10 @@ def train_darts_model(
     check_int("epochs", config.epochs, low=1)
     began = time.perf_counter()
     model.to(limits.device)
-    state = new_state(model, config)  # refuses another kind of model
-    if config.use_gdas:
-        model.set_relaxation("gdas")
+    check_searched(model)
+    if config.chosen_relaxation is not None:
+        model.set_relaxation(config.chosen_relaxation)  # before the optimizers: it may rebuild ops
+    state = new_state(model, config)
     data = SearchData.split(train, val, config, batch_size=limits.batch_size)
     state = search_epochs(state, data, config, limits, callbacks=callbacks)
     return search_result(state, time.perf_counter() - began)
