@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ._core.errors import DartsError, OptionalDependencyError
-from ._core.optional import require
-from .config import PERTURBATIONS, RELAXATIONS
+from .._core.errors import DartsError
+from ..config import PERTURBATIONS, RELAXATIONS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -76,10 +75,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _search(a: argparse.Namespace) -> int:
-    from .data import prepare
-    from .data.prepare import describe
-    from .evaluation.report import format_result_table
-    from .trainer import DARTSTrainer
+    from ..data import prepare
+    from ..data.prepare import describe
+    from ..evaluation.report import format_result_table
+    from ..trainer import DARTSTrainer
+    from .progress import SearchProgress
 
     frame, period = _frame(a)
     prepared = prepare(frame, lookback=a.lookback, horizon=a.horizon)
@@ -87,7 +87,7 @@ def _search(a: argparse.Namespace) -> int:
     for note in frame.notes:
         print(f"  note: {note}")
     trainer = DARTSTrainer(len(prepared.channels), a.hidden_dims, a.horizon, a.lookback, a.device, a.ops, a.arch_modes)
-    progress = _Progress()
+    progress = SearchProgress()
     began = time.perf_counter()
     with progress:
         result = trainer.multi_fidelity_search(
@@ -123,7 +123,7 @@ def _search(a: argparse.Namespace) -> int:
 
 def _frame(a: argparse.Namespace) -> tuple[Any, int | None]:
     """Return the series and its seasonal period: of the catalog, else a day by the step of its dates."""
-    from .data import CATALOG, DEMO_PERIOD, dataset_entry, load_dataset, load_demo, read_csv
+    from ..data import CATALOG, DEMO_PERIOD, dataset_entry, load_dataset, load_demo, read_csv
 
     if a.demo == bool(a.data):
         raise TypeError("give either --data FILE_OR_NAME or --demo.")
@@ -135,47 +135,3 @@ def _frame(a: argparse.Namespace) -> tuple[Any, int | None]:
     seconds = frame.step.total_seconds() if frame.step is not None else 0.0
     steps = round(86_400 / seconds) if 0 < seconds < 86_400 else None
     return frame, steps
-
-
-class _Progress:
-    """Shows the phases: bars on a terminal when rich is there, plain lines otherwise."""
-
-    def __init__(self) -> None:
-        self._bar: Any = None
-        self._task: Any = None
-        if sys.stderr.isatty():
-            try:
-                rich = require("rich.progress", extra="cli", feature="the progress bar")
-                console = require("rich.console", extra="cli", feature="the progress bar")
-            except OptionalDependencyError:
-                return  # plain lines do as well
-            self._bar = rich.Progress(console=console.Console(stderr=True), transient=True)
-
-    def __enter__(self) -> _Progress:
-        if self._bar is not None:
-            self._bar.start()
-        return self
-
-    def __exit__(self, *_exception: object) -> None:
-        if self._bar is not None:
-            self._bar.stop()
-
-    def on_event(self, event: Any, payload: dict[str, Any]) -> None:
-        """Show an event."""
-        text = f"{event.value}: " + ", ".join(f"{k} {_short(v)}" for k, v in payload.items())
-        if self._bar is None:
-            print(text, file=sys.stderr, flush=True)
-        elif event.value == "phase_start":
-            self._task = self._bar.add_task(payload["phase"], total=None)
-        elif event.value == "phase_end":
-            self._bar.update(self._task, total=1, completed=1)
-        else:
-            self._bar.update(self._task, description=text)
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

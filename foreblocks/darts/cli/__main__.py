@@ -1,0 +1,7 @@
+"""``python -m foreblocks.darts.cli``."""
+
+import sys
+
+from . import main
+
+sys.exit(main())
