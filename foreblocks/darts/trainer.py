@@ -383,10 +383,10 @@ class DARTSTrainer:
             max_samples: windows for the zero-cost metrics (at least 64 are used).
             top_k: candidates that are searched.
             max_workers: worker processes; None runs here. The result is the same.
-            collect_stats: add ``stats`` to the result.
-            parallelism_levels: accepted for what-if estimates; not used yet.
-            stats_dir: folder of statistics files; not written yet.
-            run_name: name of the run in ``stats``.
+            collect_stats: write where the time went to ``stats_dir``, and add ``stats`` to the result.
+            parallelism_levels: numbers of workers whose wall time is estimated; None means 1, 2, 4, 8 and all cores.
+            stats_dir: folder of the statistics; each run has a folder of its own in it, ``stats_dir`` of the result.
+            run_name: name of that folder; None makes one from the time.
             retrain_final_from_scratch: fresh weights for the final training; else those that the search found.
             discrete_arch_threshold: probability from which a choice counts as clear.
             use_amp: autocast on CUDA.
@@ -442,12 +442,7 @@ class DARTSTrainer:
             scaler=None if scaler is None else dict(scaler),
             callbacks=[*callbacks, *([] if run_dir is None else [EventFile(RunFolder.open(run_dir))])],
         )  # fmt: skip
-        result = self._run(train_loader, val_loader, test_loader, settings)
-        if collect_stats:
-            result["stats"] = {"run_id": run_name, "phase_summary": result["phase_seconds"], "rounds": result["rungs"]}
-            result["stats_dir"] = stats_dir
-            logger.warning("collect_stats=True: the result has 'stats'; files in stats_dir are not written yet.")
-        return result
+        return self._run(train_loader, val_loader, test_loader, settings)
 
     def multi_fidelity_search_with_stats(
         self, train_loader: Any, val_loader: Any, test_loader: Any, **kwargs: Any

@@ -20,6 +20,7 @@ from .results import assemble
 from .run_folder import RunFolder
 from .scoring import candidate_diversity_bonus, order_by_rank, rescore_candidates_poolwise
 from .settings import SearchSettings, candidate_seed
+from .statistics import SearchStatistics
 from .tasks import ScoreTask, score_candidate
 from .trials import promote
 from .zero_cost import screening_windows
@@ -64,11 +65,14 @@ def run_multi_fidelity_search(
     Raises:
         SearchFailed: no candidate could be scored, or every promoted one failed.
         DataError: a batch is not finite.
-        OSError: the run folder cannot be written (before any work).
+        InvalidArgument: the run folder or ``stats_dir`` cannot be written (before any work).
     """
     progress = Progress() if progress is None else progress
     folder = RunFolder.open(settings.run_dir) if settings.run_dir is not None else None
+    statistics = SearchStatistics(settings.search) if settings.search.collect_stats else None
     executor = make_executor(settings.search.max_workers)
+    if statistics is not None and settings.search.benchmark_phase1_workers:
+        statistics.run_benchmark(score_tasks(train, settings))
     with _phase("phase1", progress, settings):
         progress.records = screen(train, settings, executor, progress.failures)
         if folder is not None:
@@ -76,6 +80,8 @@ def run_multi_fidelity_search(
     with _phase("phase2", progress, settings):
         seeds = {r["candidate_id"]: weight_seed(settings, r["candidate_id"]) for r in progress.records}
         progress.promoted = promote(progress.records, train, val, settings, executor, progress.failures, seeds)
+        if folder is not None:
+            folder.write_json("candidates.json", progress.records)  # again, with the trials
     with _phase("phase3", progress, settings):
         runners = [
             Runner(record, CandidateConfig.from_dict(record), seeds[record["candidate_id"]])
@@ -93,6 +99,8 @@ def run_multi_fidelity_search(
     result = assemble(progress, settings)
     if folder is not None:
         folder.write_summary(result)
+    if statistics is not None:
+        result |= {"stats": statistics.write(progress, result, settings), "stats_dir": str(statistics.folder)}
     return result
 
 
@@ -109,12 +117,7 @@ def screen(
     Raises:
         SearchFailed: no candidate could be scored.
     """
-    count = settings.search.num_candidates
-    candidates = make_candidates(settings.space, settings.limits.seed, count)
-    x, y = screening_windows(train, settings.screening_windows, settings.limits.seed)
-    tasks = [
-        ScoreTask(c, weight_seed(settings, i), x, y, "mse", settings.limits.device) for i, c in enumerate(candidates)
-    ]
+    tasks = score_tasks(train, settings)
     records: list[dict[str, Any]] = []
 
     def record(index: int, result: Any) -> None:
@@ -122,7 +125,7 @@ def screen(
             failures[index] = result.reason
             emit(settings.callbacks, Event.CANDIDATE_FAILED, candidate_id=index, phase="phase1", reason=result.reason)
             return
-        records.append(_record(index, candidates[index], result, settings))
+        records.append(_record(index, tasks[index].candidate, result, settings))
         emit(settings.callbacks, Event.CANDIDATE_SCORED, candidate_id=index, score=records[-1]["score"])
 
     executor.map(score_candidate, tasks, record)
@@ -132,6 +135,15 @@ def screen(
     if settings.search.phase1_rescore_mode == "pool":
         records = rescore_candidates_poolwise(records)
     return order_by_rank(records)
+
+
+def score_tasks(train: WindowSource, settings: SearchSettings) -> list[ScoreTask]:
+    """Return the task of each candidate of phase 1, all on the same windows."""
+    candidates = make_candidates(settings.space, settings.limits.seed, settings.search.num_candidates)
+    x, y = screening_windows(train, settings.screening_windows, settings.limits.seed)
+    return [
+        ScoreTask(c, weight_seed(settings, i), x, y, "mse", settings.limits.device) for i, c in enumerate(candidates)
+    ]
 
 
 def weight_seed(settings: SearchSettings, candidate_id: int) -> int:
