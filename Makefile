@@ -7,19 +7,32 @@ RUN_DIR ?= runs/demo
 SEARCH_FLAGS ?= --top-k 2 --search-epochs 3 --max-train-batches 40 --final-epochs 8 --final-max-train-batches 90
 
 BIN := $(VENV)/bin
+PURE := $(VENV)-pure
+SMALL_SEARCH := --candidates 2 --top-k 1 --search-epochs 1 --max-train-batches 2 --final-epochs 1 --final-max-train-batches 2
+KERNEL_TESTS := $(BIN)/python -m pytest -p no:cacheprovider -q -m kernels tests/kernels
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
 
-.PHONY: search test bench install clean
+.PHONY: search test test-pure bench install clean
 
 search: $(INSTALLED)  ## a real search on the embedded default data
 	$(BIN)/foreblocks-darts search --demo --run-dir $(RUN_DIR) $(SEARCH_FLAGS)
 
-test: $(INSTALLED)  ## style, one-way imports, tests
+test: $(INSTALLED)  ## style, one-way imports, tests; the kernels in every form, and an install without them
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -p no:cacheprovider
+	for kernels in reference native; do FOREBLOCKS_DARTS_KERNELS=$$kernels $(KERNEL_TESTS) || exit 1; done
+	for isa in plain v3; do FOREBLOCKS_DARTS_ISA=$$isa $(KERNEL_TESTS) || exit 1; done
+	$(MAKE) test-pure
+
+test-pure: $(INSTALLED)  ## an install without compiled kernels beside the same torch: it imports and runs a small search
+	$(BIN)/python -m venv --clear --without-pip $(PURE)
+	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$(echo $(PURE)/lib/python3*/site-packages)/torch.pth
+	FOREBLOCKS_BUILD_EXT=0 $(PIP) --python $(PURE)/bin/python install --quiet --no-deps --no-build-isolation --force-reinstall .
+	cd $(PURE) && bin/foreblocks-darts kernels | grep -q 'FOREBLOCKS_BUILD_EXT=0 was set'
+	cd $(PURE) && bin/foreblocks-darts search --demo --run-dir run $(SMALL_SEARCH)
 
 bench: $(INSTALLED)  ## timings of the hot paths, then the end-to-end comparison
 	$(BIN)/python -m pytest -p no:cacheprovider -o python_files='bench_*.py' benchmarks
@@ -28,7 +41,7 @@ bench: $(INSTALLED)  ## timings of the hot paths, then the end-to-end comparison
 install: $(INSTALLED)
 
 # The build happens in this environment, beside the torch that is already there. A fresh one has an old setuptools.
-$(INSTALLED): pyproject.toml setup.py
+$(INSTALLED): pyproject.toml setup.py $(wildcard csrc/*.cpp csrc/*/*.h)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --upgrade 'setuptools>=77' wheel
 	$(PIP) install --quiet $(TORCH)
@@ -36,5 +49,5 @@ $(INSTALLED): pyproject.toml setup.py
 	touch $@
 
 clean:  ## all that the targets above made, but the runs
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis .benchmarks
+	rm -rf $(VENV) $(PURE) build kernels/_C*.so kernels/_build_info.py dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis .benchmarks
 	find foreblocks kernels tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

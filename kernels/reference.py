@@ -5,27 +5,11 @@ They trace under compile, export, ONNX and functorch, and differentiate twice.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-
-def mixed_sum(xs: Sequence[Tensor], weights: Tensor) -> Tensor:
-    """Return ``Σ_k weights[k] · xs[k]`` without stacking.
-
-    Args:
-        xs: K tensors of one shape ``[N, T, D]``.
-        weights: ``[K]``.
-    """
-    if len(xs) != weights.shape[0]:
-        raise ValueError(f"xs has {len(xs)} tensors, but weights has {weights.shape[0]} entries.")
-    total = xs[0] * weights[0]
-    for x, w in zip(xs[1:], weights[1:].unbind(), strict=True):
-        total = torch.addcmul(total, x, w)
-    return total
 
 
 def moving_average(x: Tensor, kernel: int) -> Tensor:

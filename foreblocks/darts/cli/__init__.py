@@ -71,7 +71,16 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--threads", type=int, default=1, help="torch threads of each final training")
     run.add_argument("--device", default="auto", help="auto, cpu, cuda")
     run.add_argument("--run-dir", help="folder for the run; default: runs/<name>-<seed>")
+    table = commands.add_parser("kernels", help="show which compiled kernels run here, and why not", allow_abbrev=False)
+    table.set_defaults(run=_kernels)
     return parser
+
+
+def _kernels(_arguments: argparse.Namespace) -> int:
+    from ..kernels import report
+
+    print(report())
+    return 0
 
 
 def _search(a: argparse.Namespace) -> int:

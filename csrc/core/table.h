@@ -1,0 +1,55 @@
+// What one instruction set offers: plain function pointers, filled in by isa_body.h. No torch header is needed here.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+// The levels are chosen by a target pragma, which this compiler must know.
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
+#define FOREBLOCKS_X86_LEVELS 1
+#endif
+
+namespace foreblocks {
+
+// One entry per kernel. A kernel works on one block of its range and touches nothing outside of it, so the caller may
+// hand blocks to any number of threads and still get the same bits.
+template <class T>
+struct Kernels {
+  // out[i] = Σ_k w[k] · xs[k][i] for i in [begin, end).
+  void (*mixed_sum)(const T* const* xs, const T* w, int64_t count, T* out, int64_t begin, int64_t end);
+  // sums[k] = Σ_i xs[k][i]².
+  void (*square_sums)(const T* const* xs, int64_t count, double* sums, int64_t begin, int64_t end);
+  // dots[k] = Σ_i g[i] · xs[k][i].
+  void (*mixed_dots)(const T* g, const T* const* xs, int64_t count, double* dots, int64_t begin, int64_t end);
+  // outs[k][i] = w[k] · g[i].
+  void (*scaled_copies)(const T* g, const T* w, T* const* outs, int64_t count, int64_t begin, int64_t end);
+};
+
+struct Table {
+  const char* isa;
+  Kernels<float> f32;
+  Kernels<double> f64;
+
+  template <class T>
+  const Kernels<T>& of() const;
+};
+
+template <>
+inline const Kernels<float>& Table::of<float>() const {
+  return f32;
+}
+template <>
+inline const Kernels<double>& Table::of<double>() const {
+  return f64;
+}
+
+const Table& table_plain();
+#if defined(FOREBLOCKS_X86_LEVELS)
+const Table& table_v3();
+const Table& table_v4();
+#endif
+
+// The table chosen at load; never null after the module was imported.
+const Table& active();
+
+}  // namespace foreblocks

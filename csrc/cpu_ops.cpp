@@ -1,0 +1,60 @@
+// The extension module: registers the CPU form of every operation and chooses the instruction set, once, at load.
+// Schemas, shape rules and gradients stand in Python (kernels/); numbers are computed in csrc/core.
+
+#include <Python.h>
+
+#include <cstdlib>
+#include <string>
+
+#include "glue/mixed_sum.h"
+
+namespace foreblocks {
+
+static const Table* chosen = &table_plain();
+
+const Table& active() { return *chosen; }
+
+// Each level is asked for by its own name: exactly the features that its code was compiled for.
+static const Table* supported(const std::string& isa) {
+  if (isa == "plain") return &table_plain();
+#if defined(FOREBLOCKS_X86_LEVELS)
+  __builtin_cpu_init();
+  if (isa == "v3" && __builtin_cpu_supports("x86-64-v3")) return &table_v3();
+  if (isa == "v4" && __builtin_cpu_supports("x86-64-v4")) return &table_v4();
+#endif
+  return nullptr;
+}
+
+static const Table* best() {
+  for (const char* isa : {"v4", "v3"})
+    if (const Table* table = supported(isa)) return table;
+  return &table_plain();
+}
+
+}  // namespace foreblocks
+
+STABLE_TORCH_LIBRARY_IMPL(foreblocks_darts, CPU, m) {
+  m.impl("mixed_sum", TORCH_BOX(&foreblocks::mixed_sum_forward));
+  m.impl("mixed_sum_backward", TORCH_BOX(&foreblocks::mixed_sum_backward));
+}
+
+PyMODINIT_FUNC PyInit__C(void) {
+  const char* wish = std::getenv("FOREBLOCKS_DARTS_ISA");
+  const foreblocks::Table* table =
+      wish == nullptr || *wish == '\0' ? foreblocks::best() : foreblocks::supported(wish);
+  if (table == nullptr) {
+    PyErr_Format(
+        PyExc_ValueError,
+        "FOREBLOCKS_DARTS_ISA=%s is not allowed: choose one of plain, v3, v4 that this processor and this build have.",
+        wish);
+    return nullptr;
+  }
+  foreblocks::chosen = table;
+  static PyModuleDef definition = {PyModuleDef_HEAD_INIT, "_C", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
+  PyObject* module = PyModule_Create(&definition);
+  if (module != nullptr && PyModule_AddStringConstant(module, "isa", foreblocks::chosen->isa) != 0) {
+    Py_DECREF(module);
+    return nullptr;
+  }
+  return module;
+}

@@ -1,0 +1,66 @@
+// What the glue of every operation needs: torch's stable interface, dtype choice, blocks of work.
+#pragma once
+
+#include <torch/csrc/stable/library.h>
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+#include <torch/headeronly/core/ScalarType.h>
+#include <torch/headeronly/util/Exception.h>
+
+#include <algorithm>
+#include <tuple>
+#include <vector>
+
+#include "../core/table.h"
+
+namespace foreblocks {
+
+using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
+
+// Elements of one block. Fixed, and never a function of the number of threads: each block has its own partial sums,
+// which are added up in order, so results have the same bits for any number of threads.
+constexpr int64_t kBlock = 16384;
+
+inline int64_t block_count(int64_t total, int64_t size) { return (total + size - 1) / size; }
+
+// Calls f(block, begin, end) for the blocks of [0, total).
+template <class F>
+void for_blocks(int64_t total, int64_t size, const F& f) {
+  const int64_t blocks = block_count(total, size);
+  torch::stable::parallel_for(0, blocks, 1, [&](int64_t first, int64_t last) {
+    for (int64_t block = first; block < last; ++block)
+      f(block, block * size, std::min(total, (block + 1) * size));
+  });
+}
+
+// Calls f with a null pointer of the tensor's element type.
+template <class F>
+auto by_dtype(const char* operation, const Tensor& x, const F& f) {
+  switch (x.scalar_type()) {
+    case ScalarType::Float: return f(static_cast<float*>(nullptr));
+    case ScalarType::Double: return f(static_cast<double*>(nullptr));
+    default: STD_TORCH_CHECK(false, operation, " needs float32 or float64 tensors.");
+  }
+}
+
+inline void check_same(const char* operation, const char* name, const Tensor& x, const Tensor& like) {
+  STD_TORCH_CHECK(x.scalar_type() == like.scalar_type(), operation, ": ", name, " has another dtype.");
+  STD_TORCH_CHECK(x.is_cpu(), operation, ": ", name, " is not on the CPU.");
+}
+
+inline Tensor packed(const Tensor& x) { return x.is_contiguous() ? x : torch::stable::contiguous(x); }
+
+inline Tensor nothing(const Tensor& like) { return torch::stable::new_empty(like, {0}); }
+
+template <class T>
+const T* in(const Tensor& x) {
+  return static_cast<const T*>(x.data_ptr());
+}
+
+template <class T>
+T* out(const Tensor& x) {
+  return static_cast<T*>(x.data_ptr());
+}
+
+}  // namespace foreblocks

@@ -1,0 +1,158 @@
+"""The weighted sum of a mixture of operations."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .._core.errors import InvalidArgument
+from . import _native
+from ._library import define, differentiable_lists, second_order
+from .dispatch import Implementation, Operation
+
+_DTYPES = (torch.float32, torch.float64)
+
+
+def mixed_sum(
+    xs: Sequence[Tensor], weights: Tensor, *, normalize: bool = False, mean_squares: bool = False
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Return ``Σ_k weights[k] · xs[k]`` in one pass, without stacking.
+
+    Args:
+        xs: K tensors of one shape and dtype, such as ``[N, T, D]``.
+        weights: ``[K]``, of the same dtype.
+        normalize: divide the weights by their sum.
+        mean_squares: also return the mean square of every ``xs[k]``, ``[K]``, without gradient.
+
+    Raises:
+        InvalidArgument: the lengths, shapes or dtypes do not agree.
+    """
+    _check(xs, weights)
+    run = _MIXED_SUM.pick(weights, *xs)
+    total, squares = run(list(xs), weights, normalize, mean_squares)
+    return (total, squares) if mean_squares else total
+
+
+def _check(xs: Sequence[Tensor], weights: Tensor) -> None:
+    if len(xs) == 0 or weights.dim() != 1 or len(xs) != weights.shape[0]:
+        raise InvalidArgument(f"xs has {len(xs)} tensors, but weights has shape {tuple(weights.shape)}, not [K].")
+    shape, dtype = xs[0].shape, weights.dtype
+    for k, x in enumerate(xs):
+        if x.shape != shape:
+            raise InvalidArgument(f"xs[{k}] has shape {tuple(x.shape)}, but xs[0] has {tuple(shape)}.")
+        if x.dtype != dtype:
+            raise InvalidArgument(f"xs[{k}] has dtype {x.dtype}, but weights has {dtype}.")
+
+
+def reference(
+    xs: Sequence[Tensor], weights: Tensor, normalize: bool = False, mean_squares: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Plain PyTorch form; the second result is empty without ``mean_squares``."""
+    if normalize:
+        weights = weights / weights.sum()
+    total = xs[0] * weights[0]
+    for x, w in zip(xs[1:], weights[1:].unbind(), strict=True):
+        total = torch.addcmul(total, x, w)
+    squares = torch.stack([x.detach().square().mean() for x in xs]) if mean_squares else weights.new_empty(0)
+    return total, squares
+
+
+def _fake(xs: list[Tensor], weights: Tensor, normalize: bool, mean_squares: bool) -> tuple[Tensor, Tensor]:
+    return xs[0].new_empty(xs[0].shape), weights.new_empty(weights.shape[0] if mean_squares else 0)
+
+
+def _fake_backward(
+    grad: Tensor, xs: list[Tensor], weights: Tensor, normalize: bool, wanted: list[int]
+) -> tuple[list[Tensor], Tensor]:
+    return [grad.new_empty(grad.shape) for _ in wanted], weights.new_empty(weights.shape[0] if xs else 0)
+
+
+_FORWARD = define(
+    "mixed_sum(Tensor[] xs, Tensor weights, bool normalize, bool mean_squares) -> (Tensor, Tensor)", _fake
+)
+# `xs` is empty when the weights need no gradient: then nothing has to be kept of them.
+_BACKWARD = define(
+    "mixed_sum_backward(Tensor grad, Tensor[] xs, Tensor weights, bool normalize, int[] wanted) -> (Tensor[], Tensor)",
+    _fake_backward,
+)
+
+
+class _Sum(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, run: Any, normalize: bool, mean_squares: bool, weights: Tensor, *xs: Tensor) -> Any:
+        total, squares = run(list(xs), weights, normalize, mean_squares)
+        _, _, _, need_weights, *need_xs = ctx.needs_input_grad
+        ctx.wanted = [k for k, need in enumerate(need_xs) if need]
+        ctx.normalize, ctx.count = normalize, len(xs)
+        ctx.save_for_backward(weights, *(xs if need_weights else ()))
+        ctx.mark_non_differentiable(squares)
+        ctx.set_materialize_grads(False)
+        return total, squares
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, _squares: Any) -> Any:
+        by_input: list[Tensor | None] = [None] * ctx.count
+        if grad is None:
+            return None, None, None, None, *by_input
+        weights, *xs = ctx.saved_tensors
+        grads, grad_weights = _BACKWARD(grad, xs, weights, ctx.normalize, ctx.wanted)
+        for k, value in zip(ctx.wanted, grads, strict=True):
+            by_input[k] = value
+        return None, None, None, grad_weights if xs else None, *by_input
+
+
+class _SumBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, run: Any, normalize: bool, wanted: list[int], grad: Tensor, weights: Tensor, *xs: Tensor
+    ) -> Any:
+        grads, grad_weights = run(grad, list(xs), weights, normalize, wanted)
+        ctx.normalize, ctx.wanted = normalize, wanted
+        ctx.save_for_backward(grad, weights, *xs)
+        ctx.set_materialize_grads(False)
+        return grad_weights, *grads
+
+    @staticmethod
+    def backward(ctx: Any, towards_weights: Tensor | None, *towards: Tensor | None) -> Any:
+        grad, weights, *xs = ctx.saved_tensors
+        count = weights.shape[0]
+        # Without the inputs only their own gradients were asked for, and those do not depend on them.
+        data = xs if xs else [torch.zeros_like(grad) for _ in range(count)]
+        directions: list[Tensor | None] = [None] * count
+        for k, value in zip(ctx.wanted, towards, strict=True):
+            directions[k] = value
+        directions.append(towards_weights if xs else None)
+
+        def function(*inputs: Tensor) -> Tensor:
+            return reference(inputs[:-1], inputs[-1], ctx.normalize)[0]
+
+        (by_grad,), by_input = second_order(function, [*data, weights], [grad], directions)
+        return None, None, None, by_grad, by_input[-1], *(by_input[:-1] if xs else ())
+
+
+def _apply(run: Any, xs: list[Tensor], weights: Tensor, normalize: bool, mean_squares: bool) -> tuple[Tensor, Tensor]:
+    return _Sum.apply(run, normalize, mean_squares, weights, *xs)
+
+
+def _apply_backward(
+    run: Any, grad: Tensor, xs: list[Tensor], weights: Tensor, normalize: bool, wanted: list[int]
+) -> tuple[list[Tensor], Tensor]:
+    grad_weights, *grads = _SumBackward.apply(run, normalize, wanted, grad, weights, *xs)
+    return grads, grad_weights
+
+
+differentiable_lists(_FORWARD, _apply)
+differentiable_lists(_BACKWARD, _apply_backward)
+
+
+def _native_supports(*tensors: Tensor) -> str | None:
+    x = tensors[0]
+    if x.dtype not in _DTYPES:
+        return f"the compiled form has no {str(x.dtype).removeprefix('torch.')}"
+    return _native.missing("mixed_sum", x.device.type)
+
+
+_MIXED_SUM = Operation("mixed_sum", reference, (Implementation("native", _FORWARD, _native_supports),))
