@@ -35,11 +35,15 @@ logger = get_logger(__name__)
 MAX_REDRAWS = 20
 MAX_HEAD_WEIGHTS = 2_000_000  # a flatten head above this becomes factorised
 MAX_MIXED_TOKENS = 128  # more steps than this are put into patches
+SEARCH_TOKENS = 4096  # about so many tokens are in a batch of a search step
+MIN_SEARCH_BATCH = 8
 
 #: Macro choices that published networks have made, tried before random ones (the first of them that fit the data).
-#: PatchTST (Nie et al., ICLR 2023), iTransformer (Liu et al., ICLR 2024), NLinear-like (Zeng et al., AAAI 2023).
+#: PatchTST (Nie et al., ICLR 2023), iTransformer (Liu et al., ICLR 2024); the last value as origin is NLinear's (Zeng
+#: et al., AAAI 2023), here with patches of all channels together or of each alone.
 PRESETS: dict[str, dict[str, Any]] = {
     "patchtst": {"channel_mode": "independent", "patch_len": 16, "series_norm": "revin", "head": "flatten"},
+    "mixed_last": {"channel_mode": "mixed", "patch_len": 8, "series_norm": "last", "head": "flatten"},
     "itransformer": {"channel_mode": "variate", "patch_len": 1, "series_norm": "revin", "head": "flatten"},
     "patch_last": {"channel_mode": "independent", "patch_len": 8, "series_norm": "last", "head": "flatten"},
 }
@@ -99,6 +103,15 @@ class CandidateConfig:
     num_nodes: int
     selected_families: tuple[str, ...] = ()
     preset: str | None = None
+
+    def search_batch(self, batch_size: int) -> int:
+        """Return the windows in a batch of the search: ``batch_size``, or fewer where each costs more.
+
+        A network that treats each of C channels as a series of its own sees C times as many tokens in a window.
+        """
+        series = self.macro.input_dim if self.macro.channel_mode == "independent" else 1
+        affordable = max(MIN_SEARCH_BATCH, SEARCH_TOKENS // (series * self.macro.num_tokens))
+        return min(batch_size, affordable)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the documented keys, and ``macro`` with every fixed choice."""

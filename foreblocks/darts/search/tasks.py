@@ -68,11 +68,12 @@ def train_rung(task: RungTask) -> dict[str, Any]:
     model = build_candidate(
         task.candidate, seed=task.seed, relaxation=task.config.chosen_relaxation, device=task.limits.device
     )
-    data = SearchData.split(task.train, task.val, task.config, batch_size=task.limits.batch_size)
+    limits = task.limits.with_batch(task.candidate.search_batch(task.limits.batch_size))
+    data = SearchData.split(task.train, task.val, task.config, batch_size=limits.batch_size)
     state = new_state(model, task.config)
     if task.state is not None:
         state.load_dict(task.state)
-    search_epochs(state, data, task.config, task.limits, until=task.until)
+    search_epochs(state, data, task.config, limits, until=task.until)
     result = {
         "state": state.to_dict(),
         "mixed_val_loss": state.best_val_loss,
@@ -132,6 +133,7 @@ def run_trial(task: TrialTask) -> dict[str, Any]:
     """Return ``{val_loss, seconds, spec}`` of a short training from scratch."""
     began = time.perf_counter()
     spec = derive_spec(build_candidate(task.candidate, seed=task.seed)).to_dict()
-    trained = train_network(TrainTask(spec, task.seed, task.train, task.val, task.config, task.limits))
+    limits = task.limits.with_batch(task.candidate.search_batch(task.limits.batch_size))
+    trained = train_network(TrainTask(spec, task.seed, task.train, task.val, task.config, limits))
     loss = trained["training_info"]["best_val_loss"]
     return {"val_loss": loss, "seconds": time.perf_counter() - began, "spec": spec}

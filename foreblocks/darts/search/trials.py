@@ -36,8 +36,8 @@ def promote(
 ) -> list[dict[str, Any]]:
     """Return the ``top_k`` distinct candidates to search, best first; fewer are all taken, with a warning.
 
-    With ``trial_steps`` the better half by zero-cost rank (at least ``top_k``) is trained for so many steps, and the
-    validation loss decides; a candidate that fails costs only itself. Each record tried gets ``trial``:
+    With ``trial_steps`` those that ``screened`` keeps are trained for so many steps, and the validation loss decides,
+    in turns of the channel modes; a candidate that fails costs only itself. Each record tried gets ``trial``:
     ``{val_loss, steps, seconds}``. Without, the zero-cost rank decides.
 
     Args:
@@ -53,7 +53,7 @@ def promote(
     wanted = settings.search.top_k
     if len(distinct) < wanted:
         logger.warning("top_k=%d, but only %d distinct candidates are left: all go on.", wanted, len(distinct))
-    kept = distinct[: max(wanted, -(-len(distinct) // 2))]
+    kept = screened(distinct, wanted)
     if len(kept) <= wanted or not settings.trial_steps:
         return kept[:wanted]
     limits = trial_limits(settings)
@@ -70,16 +70,43 @@ def promote(
     if not tried:
         logger.warning("every short training failed; the zero-cost rank decides.")
         return kept[:wanted]
-    return sorted(tried, key=lambda r: (r["trial"]["val_loss"], r["candidate_id"]))[:wanted]
+    return in_turns(sorted(tried, key=lambda r: (r["trial"]["val_loss"], r["candidate_id"])))[:wanted]
+
+
+def screened(ranked: list[dict[str, Any]], least: int) -> list[dict[str, Any]]:
+    """Return the presets and the better half of the drawn candidates, at least ``least``, in their order.
+
+    A preset is known to work somewhere; what is screened are the drawn ones.
+    """
+    drawn = [r for r in ranked if r.get("preset") is None]
+    half = {r["candidate_id"] for r in drawn[: -(-len(drawn) // 2)]}
+    kept = [r for r in ranked if r.get("preset") is not None or r["candidate_id"] in half]
+    return kept if len(kept) >= least else ranked[:least]
+
+
+def in_turns(ranked: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the candidates in turns of the channel modes: the best of each mode, then the second best.
+
+    Networks that treat channels alike err alike: on validation one mode may fill all places by a hair, and neither the
+    blend nor a later rung could make up for that. The overall best stays first.
+    """
+    places: dict[str, int] = {}
+    turns = []
+    for position, record in enumerate(ranked):
+        mode = record["macro"]["channel_mode"]
+        places[mode] = places.get(mode, 0) + 1
+        turns.append((places[mode], position))
+    return [ranked[position] for _, position in sorted(turns)]
 
 
 def trial_limits(settings: SearchSettings) -> LoopLimits:
     """Return the limits of a short training: its steps, and a seeded part of the validation windows."""
-    size = settings.limits.batch_size
-    batches = -(-TRIAL_VALIDATION_WINDOWS // size)
-    if settings.limits.max_val_batches is not None:
-        batches = min(batches, settings.limits.max_val_batches)
-    return replace(settings.limits, max_train_batches=settings.trial_steps, max_val_batches=batches)
+    windows = settings.limits.val_windows or TRIAL_VALIDATION_WINDOWS
+    return replace(
+        settings.limits,
+        max_train_batches=settings.trial_steps,
+        max_val_windows=min(windows, TRIAL_VALIDATION_WINDOWS),
+    )
 
 
 def _record(record: dict[str, Any], result: Any, settings: SearchSettings, failures: dict[int, str]) -> None:

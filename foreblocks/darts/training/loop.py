@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ class LoopLimits:
         max_val_batches: validation batches, drawn at random once; None means all.
         device: where the model is.
         use_amp: autocast, on CUDA only.
+        max_val_windows: validation windows, in place of ``max_val_batches``.
     """
 
     batch_size: int = 32
@@ -38,6 +39,18 @@ class LoopLimits:
     max_val_batches: int | None = None
     device: torch.device = CPU
     use_amp: bool = False
+    max_val_windows: int | None = None
+
+    def with_batch(self, size: int) -> LoopLimits:
+        """Return these limits for batches of ``size`` windows; the validation windows stay the same."""
+        return replace(self, batch_size=size, max_val_windows=self.val_windows)
+
+    @property
+    def val_windows(self) -> int | None:
+        """Validation windows of a loop; None means all."""
+        if self.max_val_windows is not None or self.max_val_batches is None:
+            return self.max_val_windows
+        return self.max_val_batches * self.batch_size
 
 
 def autocast(limits: LoopLimits) -> contextlib.AbstractContextManager[object]:
@@ -82,7 +95,7 @@ def mean_loss(
 def validation_batches(source: WindowSource, limits: LoopLimits) -> list[Tensor]:
     """Return the validation batches of a loop: all windows in order, or a seeded random part of them."""
     chosen = torch.arange(len(source))
-    wanted = None if limits.max_val_batches is None else limits.max_val_batches * limits.batch_size
+    wanted = limits.val_windows
     if wanted is not None and wanted < len(source):
         # Random and not evenly spaced: an even stride aliases with the day.
         draw = torch.Generator().manual_seed(limits.seed)
