@@ -40,9 +40,9 @@ from .ops.registry import resolve_ops
 from .search.ablation import ablation_weight_search
 from .search.candidates import CandidateConfig, SearchSpace, build_candidate, make_candidate
 from .search.lr_sensitivity import RateGrid, bilevel_lr_sensitivity
-from .search.multi_fidelity import Progress, run_multi_fidelity_search
+from .search.multi_fidelity import run_multi_fidelity_search
+from .search.progress import Progress
 from .search.robust_pool import robust_initial_pool_over_op_pools
-from .search.run_folder import EventFile, RunFolder
 from .search.settings import SearchSettings
 from .search.zero_cost import evaluate_zero_cost_metrics, evaluate_zero_cost_metrics_raw
 from .training import checkpoint
@@ -79,6 +79,7 @@ class DARTSTrainer:
         final_model: model of the last search or of ``load_model``; None before.
         search_history: results of ``multi_fidelity_search``.
         training_history: results of ``train_darts_model`` and ``train_final_model``.
+        partial_search: the finished parts of a search that was interrupted or ended in an error; else None.
 
     Raises:
         InvalidArgument: a value is not allowed; the message names it.
@@ -440,7 +441,7 @@ class DARTSTrainer:
             run_dir=None if run_dir is None else Path(run_dir),
             seasonal_period=seasonal_period,
             scaler=None if scaler is None else dict(scaler),
-            callbacks=[*callbacks, *([] if run_dir is None else [EventFile(RunFolder.open(run_dir))])],
+            callbacks=callbacks,
         )  # fmt: skip
         return self._run(train_loader, val_loader, test_loader, settings)
 
@@ -666,14 +667,14 @@ class DARTSTrainer:
     # ---- folding -------------------------------------------------------------------------------------------------
 
     def _run(self, train: Any, val: Any, test: Any, settings: SearchSettings) -> dict[str, Any]:
-        progress = Progress()
+        progress = self.partial_search = Progress()
         sources = [self._source(x, role) for x, role in ((train, "train"), (val, "validation"), (test, "test"))]
         try:
             result = run_multi_fidelity_search(*sources, settings, progress=progress)
         except KeyboardInterrupt:
-            self.partial_search = progress
             logger.warning("interrupted; what is finished is in trainer.partial_search and in the run folder.")
             raise
+        self.partial_search = None
         self.search_history.append(result)
         self.training_history.append(result["final_results"])
         self.final_model = result["final_model"]

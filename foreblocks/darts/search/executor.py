@@ -1,19 +1,21 @@
 """Where the tasks of a search run: in this process, or in worker processes. The results are bitwise the same.
 
 A task is a module-level function and one picklable payload. An executor never raises for a task: it returns the
-result or a ``Failure``, in the order of the payloads, so that one failing candidate costs only that candidate.
+result or a ``Failure``, in the order of the payloads, so that one failing candidate costs only that candidate. A
+``DataError`` passes through: data that cannot be used are no candidate's fault, so the search ends at once.
 """
 
 from __future__ import annotations
 
 import os
 import traceback
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from .._core.device import torch_threads
-from .._core.errors import check_int
+from .._core.errors import DataError, check_int
 from .._core.logging import get_logger
 
 logger = get_logger(__name__)
@@ -94,12 +96,17 @@ class ProcessExecutor:
 
         pool = joblib.Parallel(n_jobs=workers, return_as="generator", batch_size=1, pre_dispatch="all")
         jobs = (joblib.delayed(_in_worker)(task, payloads[position]) for position in positions)
+        stream = pool(jobs)
         try:
-            for position, result in zip(positions, pool(jobs), strict=True):
+            for position, result in zip(positions, stream, strict=True):
                 results[position] = result
                 on_result(position, result)
         except TerminatedWorkerError as error:
             logger.warning("a worker process died: %s", error)
+        finally:
+            # After an interrupt joblib would warn of the tasks that are cancelled here on purpose.
+            with warnings.catch_warnings(action="ignore", category=UserWarning):
+                stream.close()
 
 
 def make_executor(max_workers: int | None) -> SerialExecutor | ProcessExecutor:
@@ -110,9 +117,15 @@ def make_executor(max_workers: int | None) -> SerialExecutor | ProcessExecutor:
 
 
 def guarded(task: Callable[[Any], Any], payload: Any) -> Any:
-    """Return the result of a task, or the ``Failure`` it ended in; the failure is logged."""
+    """Return the result of a task, or the ``Failure`` it ended in; the failure is logged.
+
+    Raises:
+        DataError: the data cannot be used.
+    """
     try:
         return task(payload)
+    except DataError:
+        raise
     except Exception as error:  # noqa: BLE001 - one failing candidate must cost only that candidate
         logger.warning("a task failed: %s: %s", type(error).__name__, error)
         return Failure(f"{type(error).__name__}: {error}", traceback.format_exc())

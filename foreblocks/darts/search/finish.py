@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -20,7 +20,8 @@ from ..evaluation.blend import BlendFit, fit_blend_on
 from ..evaluation.predict import score_models
 from ..training.events import Event, emit
 from .candidates import build_candidate
-from .executor import Failure, ProcessExecutor, SerialExecutor
+from .executor import ProcessExecutor, SerialExecutor
+from .failures import has_failed, reasons
 from .halving import Runner
 from .run_folder import RunFolder
 from .settings import SearchSettings
@@ -62,7 +63,6 @@ class Finished:
         metrics: test metrics by model: each baseline, each finalist by its name, and ``blend``.
         fit: the blend's weights and what validation says about them.
         test_seconds: time of the one pass over the test set.
-        failures: candidate id → why its training failed.
     """
 
     model: BlendedForecaster
@@ -71,7 +71,6 @@ class Finished:
     metrics: dict[str, dict[str, float]]
     fit: BlendFit
     test_seconds: float
-    failures: dict[int, str] = field(default_factory=dict)
 
     @property
     def best(self) -> Finalist:
@@ -80,23 +79,17 @@ class Finished:
 
 
 def finish(
-    survivors: Sequence[Runner],
+    finalists: Sequence[Finalist],
     train: WindowSource,
     val: WindowSource,
     test: WindowSource,
     settings: SearchSettings,
     folder: RunFolder | None,
-    executor: SerialExecutor | ProcessExecutor,
 ) -> Finished:
-    """Retrain the best survivors alike, blend them with the ridges on validation, and test everything once.
+    """Blend the finalists of ``retrain`` with the ridges on validation, and test everything once.
 
     The model is saved before the test set is touched, so bad test data cost only the test figures.
-
-    Raises:
-        SearchFailed: every finalist failed; the message has each reason.
     """
-    failures: dict[int, str] = {}
-    finalists = retrain(survivors[: settings.finalists], train, val, settings, executor, failures)
     model, baselines, fit = blend_with_ridge(finalists, train, val, settings)
     if folder is not None:
         folder.save_model(model, settings.scaler)
@@ -107,7 +100,7 @@ def finish(
     for contender in contenders.values():
         contender.to(device)
     metrics = score_models(contenders, test, device=device, batch_size=max(256, batch), role="test")
-    return Finished(model, finalists, baselines, metrics, fit, time.perf_counter() - began, failures)
+    return Finished(model, list(finalists), baselines, metrics, fit, time.perf_counter() - began)
 
 
 def retrain(
@@ -117,11 +110,36 @@ def retrain(
     settings: SearchSettings,
     executor: SerialExecutor | ProcessExecutor,
     failures: dict[int, str],
-) -> list[Finalist]:
-    """Train the network of each survivor with the same budget; return them best first.
+    finalists: list[Finalist],
+) -> None:
+    """Train the networks of the best ``settings.finalists`` survivors alike; if all of them fail, those of the next.
 
-    Their names are ``network``, ``network_2`` and so on.
+    ``finalists`` receives each as soon as it is trained, and has them best first in the end, named ``network``,
+    ``network_2`` and so on; ``failures`` receives candidate id → reason.
+
+    Raises:
+        SearchFailed: every final training failed; the message has each reason.
     """
+    for first in range(0, len(survivors), settings.finalists):
+        if not finalists:
+            chosen = survivors[first : first + settings.finalists]
+            _train_alike(chosen, train, val, settings, executor, failures, finalists)
+    if not finalists:
+        raise SearchFailed(f"the final training of every survivor failed: {reasons(failures)}")
+    finalists.sort(key=lambda f: (f.val_loss, f.runner.record["candidate_id"]))
+    for place, finalist in enumerate(finalists[1:], start=2):
+        finalist.name = f"network_{place}"
+
+
+def _train_alike(
+    survivors: Sequence[Runner],
+    train: WindowSource,
+    val: WindowSource,
+    settings: SearchSettings,
+    executor: SerialExecutor | ProcessExecutor,
+    failures: dict[int, str],
+    finalists: list[Finalist],
+) -> None:
     config = replace(settings.final, epochs=settings.search.final_epochs)
     limits = replace(settings.limits, max_train_batches=settings.final_max_train_batches)
     tasks = [
@@ -131,17 +149,11 @@ def retrain(
         )
         for runner in survivors
     ]  # fmt: skip
-    finalists: list[Finalist] = []
 
     def record(position: int, result: Any) -> None:
         runner = survivors[position]
         identity = runner.record["candidate_id"]
-        if isinstance(result, Failure):
-            failures[identity] = result.reason
-            emit(
-                settings.callbacks, Event.CANDIDATE_FAILED, candidate_id=identity, phase="phase5",
-                reason=result.reason,
-            )  # fmt: skip
+        if has_failed(result, identity, "phase5", failures, settings):
             return
         network = build_network(runner.spec, seed=runner.seed)
         network.load_state_dict(result.pop("state"))
@@ -152,13 +164,6 @@ def retrain(
         )  # fmt: skip
 
     executor.map(train_network, tasks, record)
-    if not finalists:
-        reasons = "; ".join(f"candidate {key}: {reason}" for key, reason in failures.items())
-        raise SearchFailed(f"the final training of every survivor failed: {reasons}")
-    finalists.sort(key=lambda f: (f.val_loss, f.runner.record["candidate_id"]))
-    for place, finalist in enumerate(finalists[1:], start=2):
-        finalist.name = f"network_{place}"
-    return finalists
 
 
 def blend_with_ridge(

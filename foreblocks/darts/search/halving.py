@@ -13,7 +13,8 @@ from .._core.types import WindowSource
 from ..architecture.spec import ArchSpec
 from ..training.events import Event, emit
 from .candidates import CandidateConfig
-from .executor import Failure, ProcessExecutor, SerialExecutor
+from .executor import ProcessExecutor, SerialExecutor
+from .failures import has_failed, reasons
 from .settings import SearchSettings, rung_epochs
 from .tasks import RungTask, train_rung
 
@@ -53,23 +54,31 @@ class Runner:
 
 @dataclass
 class Halving:
-    """Result of phase 3: survivors best first, all runners, a row per rung, and the failures by candidate id."""
+    """Phase 3, filled rung by rung.
 
-    survivors: list[Runner]
+    Attributes:
+        runners: all promoted candidates.
+        survivors: those that went through the last finished rung, best first.
+        rounds: a row per finished rung.
+    """
+
     runners: list[Runner]
-    rounds: list[dict[str, Any]]
-    failures: dict[int, str]
+    survivors: list[Runner] = field(default_factory=list)
+    rounds: list[dict[str, Any]] = field(default_factory=list)
 
 
 def run_halving(
-    runners: Sequence[Runner],
+    halving: Halving,
     train: WindowSource,
     val: WindowSource,
     settings: SearchSettings,
     executor: SerialExecutor | ProcessExecutor,
-) -> Halving:
+    failures: dict[int, str],
+) -> None:
     """Train the runners rung by rung; after each, the best ceil(n / factor) by derived loss go on,
     though never fewer than there are to be finalists.
+
+    ``halving`` is filled on the way and ``failures`` receives candidate id → reason, so that an interrupt keeps both.
 
     Raises:
         SearchFailed: every candidate failed; the message has each reason.
@@ -77,9 +86,7 @@ def run_halving(
     config = replace(settings.train, epochs=settings.search.search_epochs)
     rungs = rung_epochs(settings.search)
     factor = max(2, settings.search.phase3_reduction_factor)
-    live = list(runners)
-    rounds: list[dict[str, Any]] = []
-    failures: dict[int, str] = {}
+    live = list(halving.runners)
     for number, budget in enumerate(rungs):
         tasks = [RungTask(r.candidate, r.seed, train, val, config, settings.limits, budget, r.state) for r in live]
         before = list(live)
@@ -92,22 +99,19 @@ def run_halving(
         executor.map(train_rung, tasks, record)
         live = [r for r in live if r.record["candidate_id"] not in failures]
         if not live:
-            reasons = "; ".join(f"candidate {key}: {reason}" for key, reason in failures.items())
-            raise SearchFailed(f"every promoted candidate failed: {reasons}")
+            raise SearchFailed(f"every promoted candidate failed: {reasons(failures)}")
         live.sort(key=lambda r: (r.derived_loss, r.record["candidate_id"]))
         kept = len(live) if number == len(rungs) - 1 else max(math.ceil(len(live) / factor), settings.finalists)
-        rounds.append(_round(number, budget, live, min(kept, len(live))))
+        halving.rounds.append(_round(number, budget, live, min(kept, len(live))))
         live = live[:kept]
-    return Halving(live, list(runners), rounds, failures)
+        halving.survivors = live
 
 
 def _record(
     runner: Runner, result: Any, rung: int, budget: int, failures: dict[int, str], settings: SearchSettings
 ) -> None:
     identity = runner.record["candidate_id"]
-    if isinstance(result, Failure):
-        failures[identity] = result.reason
-        emit(settings.callbacks, Event.CANDIDATE_FAILED, candidate_id=identity, phase="phase3", reason=result.reason)
+    if has_failed(result, identity, "phase3", failures, settings):
         return
     done = runner.history[-1]["epochs"] if runner.history else 0
     runner.state = result.pop("state")

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..architecture.derive import derive_network
-from .candidates import build_candidate
+from ..architecture.network import TimeSeriesDARTS
+from .candidates import CandidateConfig, build_candidate
 from .finish import Finalist, Finished
 from .halving import Runner
-from .settings import SearchSettings
-
-if TYPE_CHECKING:
-    from .multi_fidelity import Progress
+from .progress import Progress
+from .settings import SearchSettings, candidate_seed
 
 NOISE_BAND = 0.003  # MSE differences below this are within the seed noise of published results at horizon 96
 
@@ -22,8 +21,10 @@ def assemble(progress: Progress, settings: SearchSettings) -> dict[str, Any]:
     finished = progress.finished
     best = finished.best.runner
     survivors = progress.halving.survivors
-    trained = [_trained(runner, settings) for runner in survivors]
-    best_entry = trained[survivors.index(best)]
+    searched = [_searched(runner, settings) for runner in survivors]
+    found = searched[survivors.index(best)]
+    trained = [_trained(runner, model, settings) for runner, model in zip(survivors, searched, strict=True)]
+    mixed = [_mixed(runner, model, settings) for runner, model in zip(survivors, searched, strict=True)]
     comparison = compare(finished.metrics, finished.baselines.ridge_star, finished.fit.weights)
     records = [_with_model(record, settings) for record in progress.records]
     promoted = {record["candidate_id"] for record in progress.promoted}
@@ -32,12 +33,12 @@ def assemble(progress: Progress, settings: SearchSettings) -> dict[str, Any]:
         "candidates": records,
         "top_candidates": [record for record in records if record["candidate_id"] in promoted],
         "trained_candidates": trained,
-        "best_candidate": best_entry,
+        "best_candidate": trained[survivors.index(best)],
         "final_results": final_results(finished),
-        "final_config": _searched(best, settings).get_config(),
-        "final_discrete_architecture": _discrete(best, settings),
+        "final_config": found.get_config(),
+        "final_discrete_architecture": found.derive_discrete_architecture(settings.search.discrete_arch_threshold),
         "search_config": search_config(settings, len(progress.promoted)),
-        "trained_non_derived_candidates": [_mixed(runner, settings) for runner in survivors],
+        "trained_non_derived_candidates": mixed,
         "final_reset_modules": _reset_modules(finished, settings),
         "arch_spec": best.spec,
         "baselines": comparison["baselines"],
@@ -126,19 +127,15 @@ def _finalist(finalist: Finalist, finished: Finished) -> dict[str, Any]:
     }
 
 
-def _searched(runner: Runner, settings: SearchSettings) -> Any:
+def _searched(runner: Runner, settings: SearchSettings) -> TimeSeriesDARTS:
+    """Return the searched network of a runner at its best epoch."""
     model = build_candidate(runner.candidate, seed=runner.seed, relaxation=settings.train.chosen_relaxation)
     model.load_state_dict(runner.state["best_state"] or runner.state["model"])
     model.set_temperature(runner.state["temperature"])
     return model.eval()
 
 
-def _discrete(runner: Runner, settings: SearchSettings) -> dict[str, Any]:
-    return _searched(runner, settings).derive_discrete_architecture(settings.search.discrete_arch_threshold)
-
-
-def _trained(runner: Runner, settings: SearchSettings) -> dict[str, Any]:
-    searched = _searched(runner, settings)
+def _trained(runner: Runner, searched: TimeSeriesDARTS, settings: SearchSettings) -> dict[str, Any]:
     return {
         "model": derive_network(searched, runner.spec) if settings.keep_models else None,
         "val_loss": runner.derived_loss,
@@ -154,13 +151,12 @@ def _trained(runner: Runner, settings: SearchSettings) -> dict[str, Any]:
     }
 
 
-def _mixed(runner: Runner, settings: SearchSettings) -> dict[str, Any]:
-    searched = _searched(runner, settings) if settings.keep_models else None
+def _mixed(runner: Runner, searched: TimeSeriesDARTS, settings: SearchSettings) -> dict[str, Any]:
     return {
-        "model": searched,
+        "model": searched if settings.keep_models else None,
         "val_loss": runner.last["mixed_val_loss"],
         "candidate": runner.record,
-        "search_results": _search_results(runner, searched),
+        "search_results": _search_results(runner, searched if settings.keep_models else None),
         "phase3_round_history": runner.history,
         "epochs_trained": runner.last["epochs"],
     }
@@ -184,11 +180,8 @@ def _search_results(runner: Runner, model: Any) -> dict[str, Any]:
 def _with_model(record: Mapping[str, Any], settings: SearchSettings) -> dict[str, Any]:
     if not settings.keep_models:
         return dict(record)
-    from .candidates import CandidateConfig
-    from .multi_fidelity import weight_seed
-
-    config = CandidateConfig.from_dict(record)
-    return {**record, "model": build_candidate(config, seed=weight_seed(settings, record["candidate_id"]))}
+    seed = candidate_seed(settings.limits.seed, record["candidate_id"])
+    return {**record, "model": build_candidate(CandidateConfig.from_dict(record), seed=seed)}
 
 
 def _reset_modules(finished: Finished, settings: SearchSettings) -> int:

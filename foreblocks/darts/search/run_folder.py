@@ -17,7 +17,9 @@ from ..training.events import Event
 
 
 class RunFolder:
-    """``run_dir``: ``candidates.json``, ``rungs.json``, ``result.json``, ``events.jsonl`` and ``model/``."""
+    """``run_dir``: ``candidates.json``, ``rungs.json``, ``failures.json`` if any candidate failed, ``result.json``,
+    ``events.jsonl`` and ``model/``.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -35,9 +37,9 @@ class RunFolder:
         """Write plain data; live modules are left out."""
         (self.path / name).write_text(json.dumps(to_plain(_without_modules(value)), indent=2) + "\n")
 
-    def save_model(self, model: nn.Module, scaler: Mapping[str, Any] | None) -> None:
-        """Write ``model/``: weights, architecture and scaling."""
-        save_folder(model, self.path / "model", scaler=None if scaler is None else dict(scaler))
+    def save_model(self, model: nn.Module, scaler: Mapping[str, Any] | None, name: str = "model") -> None:
+        """Write the sub-folder ``name``: weights, architecture and scaling."""
+        save_folder(model, self.path / name, scaler=None if scaler is None else dict(scaler))
 
     def write_summary(self, result: Mapping[str, Any]) -> None:
         """Write ``result.json``: every figure of the result, without models and traces."""

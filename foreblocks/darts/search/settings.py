@@ -71,17 +71,17 @@ class SearchSettings:
         return screening_count(self.search.max_samples, self.num_batches)
 
 
-def candidate_seed(seed: int, index: int) -> int:
-    """Return the seed of the initial weights of candidate ``index`` in a search or study with ``seed``."""
-    return derive_seed("candidate", seed, index)
-
-
 def screening_count(max_samples: int, num_batches: int) -> int:
     """Return how many windows score a candidate when ``num_batches`` of ``max_samples`` are asked for."""
     return max(
         MIN_SCREENING_WINDOWS,
         check_int("max_samples", max_samples, low=1) * check_int("num_batches", num_batches, low=1),
     )
+
+
+def candidate_seed(seed: int, index: int) -> int:
+    """Return the seed of the initial weights of candidate ``index`` in a search or study with ``seed``."""
+    return derive_seed("candidate", seed, index)
 
 
 def rung_epochs(search: MultiFidelitySearchConfig) -> list[int]:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
@@ -24,13 +24,11 @@ from .._core.plain import to_plain
 from ..config import MultiFidelitySearchConfig
 from ..evaluation.plotting import plot_training_curve
 from .executor import Failure, ProcessExecutor, make_executor
+from .progress import Progress
 from .run_folder import writable_folder
 from .settings import SearchSettings, rung_epochs
 from .tasks import ScoreTask, score_candidate
 from .whatif import mean_std, whatif_estimates
-
-if TYPE_CHECKING:
-    from .multi_fidelity import Progress
 
 logger = get_logger(__name__)
 BENCHMARK_CANDIDATES = 20

@@ -15,7 +15,8 @@ from .._core.types import WindowSource
 from ..training.events import Event, emit
 from ..training.loop import LoopLimits
 from .candidates import CandidateConfig
-from .executor import Failure, ProcessExecutor, SerialExecutor
+from .executor import ProcessExecutor, SerialExecutor
+from .failures import has_failed
 from .scoring import deduplicate_candidates
 from .settings import SearchSettings
 from .tasks import TrialTask, run_trial
@@ -111,9 +112,7 @@ def trial_limits(settings: SearchSettings) -> LoopLimits:
 
 def _record(record: dict[str, Any], result: Any, settings: SearchSettings, failures: dict[int, str]) -> None:
     identity = record["candidate_id"]
-    if isinstance(result, Failure):
-        failures[identity] = result.reason
-        emit(settings.callbacks, Event.CANDIDATE_FAILED, candidate_id=identity, phase="phase2", reason=result.reason)
+    if has_failed(result, identity, "phase2", failures, settings):
         return
     record["trial"] = {
         "val_loss": result["val_loss"], "steps": settings.trial_steps, "seconds": result["seconds"],

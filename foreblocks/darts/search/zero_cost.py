@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from .._core.errors import DataError, check_int
 from .._core.seeding import generator, seeded
 from .._core.types import WindowSource
+from ..data.sources import finite_batch
 from .nas_metrics import Config
 from .proxies import ProxyReport, base_weights, evaluate_proxies, proxy_names
 from .scoring import score_from_metrics
@@ -39,7 +40,7 @@ def screening_windows(source: WindowSource, count: int, seed: int = 0) -> tuple[
         ``x [count, L, C]`` and ``y [count, H, C]``.
 
     Raises:
-        DataError: the source is empty.
+        DataError: the source is empty, or one of the windows is not finite.
     """
     total = len(source)
     if total == 0:
@@ -48,7 +49,8 @@ def screening_windows(source: WindowSource, count: int, seed: int = 0) -> tuple[
     borders = torch.arange(count + 1, dtype=torch.int64) * total // count
     share = torch.rand(count, generator=generator("screening", seed, total, count), dtype=torch.float64)
     widths = borders[1:] - borders[:-1]
-    return source.gather(borders[:-1] + (share * widths).long().clamp(max=widths - 1))
+    chosen = borders[:-1] + (share * widths).long().clamp(max=widths - 1)
+    return finite_batch(source, chosen, role="train", batch=0)
 
 
 def score_batch(

@@ -49,6 +49,11 @@ class SearchData:
             raise DataError(f"the training set ({len(train)} windows) is too small for a bilevel split.")
         return cls(train, weights, train, alphas, val)
 
+    @property
+    def arch_role(self) -> str:
+        """Which data the alphas learn on, for messages."""
+        return "train" if self.arch is self.train else "validation"
+
     def plan(self, config: DARTSTrainConfig, limits: LoopLimits) -> SearchPlan:
         """Return the length of a search of ``config.epochs`` on these windows."""
         batches = -(-len(self.weight_rows) // limits.batch_size)
@@ -84,7 +89,7 @@ def search_epochs(
         with seeded("search", limits.seed, epoch):
             train_loss = _epoch(stepper, data, epoch)
         val_loss = mean_loss(state.model, data.val, batches, stepper.loss_fn, limits=limits, role="validation")
-        check_finite_loss(torch.tensor(val_loss), f"the validation of epoch {epoch + 1}")
+        check_finite_loss(val_loss, f"the validation of epoch {epoch + 1}")
         state.epoch += 1
         state.history["train_losses"].append(train_loss)
         state.history["val_losses"].append(val_loss)
@@ -118,7 +123,7 @@ def _epoch(stepper: BilevelStepper, data: SearchData, epoch: int) -> float:
                     data.train, data.weight_rows[batches[(number + 1) % len(batches)]], role="train", batch=number
                 )
                 ahead = (x.to(limits.device), y.to(limits.device))
-            x, y = finite_batch(data.arch, next(arch), role="alpha", batch=number)
+            x, y = finite_batch(data.arch, next(arch), role=data.arch_role, batch=number)
             stepper.alpha_step(x.to(limits.device), y.to(limits.device), ahead)
     model.eval()
     return check_finite_loss(total, f"epoch {epoch + 1}") / count
@@ -165,6 +170,9 @@ def derived_loss(model: TimeSeriesDARTS, val: WindowSource, limits: LoopLimits, 
     """Return the validation loss of the derived path with inherited weights, the mean over blocks of time.
 
     Blocks weigh alike, so that one unusual stretch of the validation windows does not decide a promotion.
+
+    Raises:
+        DivergedError: the derived path gives no finite loss, though the mixture may.
     """
     loss_fn = get_loss_function(loss_type)
     rows = torch.cat(validation_batches(val, limits))
@@ -173,7 +181,7 @@ def derived_loss(model: TimeSeriesDARTS, val: WindowSource, limits: LoopLimits, 
         losses = [
             mean_loss(model, val, block.split(256), loss_fn, limits=limits, role="validation") for block in blocks
         ]
-    return sum(losses) / len(losses)
+    return check_finite_loss(sum(losses) / len(losses), "the validation of the derived network")
 
 
 def train_darts_model(

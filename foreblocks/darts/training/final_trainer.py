@@ -90,7 +90,7 @@ def train_final_model(
         with seeded("final", limits.seed, epoch):
             train_losses.append(_epoch(model, train, optimizer, loss_fn, config, limits, epoch))
         val_losses.append(mean_loss(model, val, batches, loss_fn, limits=limits, role="validation"))
-        check_finite_loss(torch.tensor(val_losses[-1]), f"the validation of epoch {epoch + 1}")
+        check_finite_loss(val_losses[-1], f"the validation of epoch {epoch + 1}")
         best.offer(val_losses[-1], model)
         if epoch >= int(config.epochs * config.swa_start_ratio):
             average.add(model)

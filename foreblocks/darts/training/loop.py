@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
@@ -103,11 +104,11 @@ def validation_batches(source: WindowSource, limits: LoopLimits) -> list[Tensor]
     return [chosen[part] for part in iter_batches(len(chosen), max(256, limits.batch_size))]
 
 
-def check_finite_loss(total: Tensor, where: str) -> float:
-    """Return a summed loss as float, or raise ``DivergedError`` naming where it stopped being finite."""
-    value = float(total)
-    if value != value or value in (float("inf"), float("-inf")):
-        raise DivergedError(f"the training loss stopped being finite in {where}; try a lower learning rate.")
+def check_finite_loss(loss: Tensor | float, where: str) -> float:
+    """Return a loss as float, or raise ``DivergedError`` naming where it stopped being finite."""
+    value = float(loss)
+    if not math.isfinite(value):
+        raise DivergedError(f"the loss stopped being finite in {where}; try a lower learning rate.")
     return value
 
 
