@@ -167,12 +167,19 @@ class DARTSTrainer:
     # ---- phases --------------------------------------------------------------------------------------------------
 
     def evaluate_zero_cost_metrics_raw(
-        self, model: nn.Module, dataloader: Any, max_samples: int = 32, num_batches: int = 1, fast_mode: bool = True
+        self,
+        model: nn.Module,
+        dataloader: Any,
+        max_samples: int = 32,
+        num_batches: int = 1,
+        fast_mode: bool = True,
+        *,
+        extra_proxies: Sequence[str] = (),
     ) -> dict[str, Any]:
         """Return ``{raw_metrics, success_rates, errors, base_weights}`` of a model; the model stays as it was."""
         return evaluate_zero_cost_metrics_raw(
             model.to(self.device), dataloader, device=self.device, max_samples=max_samples, num_batches=num_batches,
-            fast_mode=fast_mode,
+            fast_mode=fast_mode, extra_proxies=extra_proxies,
         )  # fmt: skip
 
     def evaluate_zero_cost_metrics(
@@ -186,11 +193,14 @@ class DARTSTrainer:
         n_random: int = 10,
         random_sigma: float = 0.1,
         seed: int = 0,
+        *,
+        extra_proxies: Sequence[str] = (),
     ) -> dict[str, Any]:
         """Return metrics and their weighted score, or with ``ablation`` the score under every weight scheme."""
         return evaluate_zero_cost_metrics(
             model.to(self.device), dataloader, device=self.device, max_samples=max_samples, num_batches=num_batches,
             fast_mode=fast_mode, ablation=ablation, n_random=n_random, random_sigma=random_sigma, seed=seed,
+            extra_proxies=extra_proxies,
         )  # fmt: skip
 
     def derive_final_architecture(self, model: nn.Module) -> nn.Module:

@@ -306,7 +306,7 @@ def scored(request):
 
 
 def test_every_proxy_has_a_twin():
-    assert set(TWINS) == set(proxy_names())
+    assert set(TWINS) == set(proxy_names(default=True))  # the others: test_extra_proxies
 
 
 @pytest.mark.parametrize("name", sorted(TWINS))
@@ -474,16 +474,29 @@ def test_synflow_is_finite_at_depth_50(gated, scale):
     assert evaluate_proxies(deeper, *data(), names=["synflow"]).values["synflow"] > report.values["synflow"]
 
 
-def test_synflow_beyond_float64_is_exact_for_a_chain():
+PRODUCTS = {
+    "linear": lambda x, w: F.linear(x, w),
+    "operator": lambda x, w: x @ w.T,
+    "bmm": lambda x, w: torch.bmm(x, w.T.expand(len(x), -1, -1)),
+    "baddbmm": lambda x, w: torch.baddbmm(torch.zeros_like(x), x, w.T.expand(len(x), -1, -1)),
+    "einsum": lambda x, w: torch.einsum("btc,dc->btd", x, w),
+    "transposed convolution": lambda x, w: F.conv_transpose1d(x.mT, w.T.unsqueeze(-1)).mT,
+}
+
+
+@pytest.mark.parametrize("product", PRODUCTS)
+def test_synflow_beyond_float64_is_exact_for_a_chain(product):
     """A chain scaled by s per layer has a flow larger by s^depth: known exactly although it overflows."""
 
     class Chain(nn.Module):
         def __init__(self):
             super().__init__()
-            self.layers = nn.Sequential(*[nn.Linear(CHANNELS, CHANNELS, bias=False) for _ in range(20)])
+            self.layers = nn.ModuleList([nn.Linear(CHANNELS, CHANNELS, bias=False) for _ in range(20)])
 
         def forward(self, x):
-            return self.layers(x)[:, :HORIZON]
+            for layer in self.layers:
+                x = PRODUCTS[product](x, layer.weight)
+            return x[:, :HORIZON]
 
     net = build(Chain)
     small = evaluate_proxies(net, *data(), names=["synflow"]).values["synflow"]
@@ -531,7 +544,7 @@ def test_failed_proxies_are_absent_and_explained():
     assert "no activation function" in report.errors["naswot"]
     assert "activation" in report.errors["activation_diversity"]
     assert not set(report.values) & set(report.errors)
-    assert set(report.values) | set(report.errors) == set(proxy_names())
+    assert set(report.values) | set(report.errors) == set(proxy_names(default=True))
 
 
 def test_a_network_that_cannot_run_costs_only_its_forward_scores():
@@ -545,7 +558,7 @@ def test_a_network_that_cannot_run_costs_only_its_forward_scores():
 
     report = evaluate_proxies(Broken(), *data())
     assert set(report.values) == {"params", "conditioning", "l2"}
-    assert all(report.errors[name] for name in set(proxy_names()) - set(report.values))
+    assert all(report.errors[name] for name in set(proxy_names(default=True)) - set(report.values))
 
 
 def test_values_that_are_not_finite_fail():

@@ -81,6 +81,18 @@ def test_result_shape():
     assert {**result["metrics"], **result["extras"]} == expected
 
 
+def test_further_proxies_by_name():
+    result = evaluate_zero_cost_metrics(net(), loader(), extra_proxies=["zico", "trainability"])
+    assert set(result["metrics"]) == CONTRACT
+    assert set(result["extras"]) == {"grad_norm", "l2", "zico"}
+    assert "no block" in result["extra_errors"]["trainability"]
+    raw = evaluate_zero_cost_metrics_raw(net(), loader(), extra_proxies=["zico", "trainability"])
+    assert raw["extras"]["zico"] == result["extras"]["zico"]
+    assert set(raw["extra_errors"]) == {"trainability"}
+    with pytest.raises(InvalidArgument, match="Did you mean 'zico'"):
+        evaluate_zero_cost_metrics(net(), loader(), extra_proxies=["zicko"])
+
+
 def test_score_batch_uses_all_windows_and_weights():
     x, y = tensors()
     result = score_batch(net(), x, y, weights={"snip": 1.0})

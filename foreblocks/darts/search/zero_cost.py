@@ -17,7 +17,7 @@ from .._core.seeding import generator, seeded
 from .._core.types import WindowSource
 from ..data.sources import finite_batch
 from .nas_metrics import Config
-from .proxies import ProxyReport, base_weights, evaluate_proxies, proxy_names
+from .proxies import ProxyReport, base_weights, evaluate_proxies, proxy_names, resolve_proxies
 from .scoring import score_from_metrics
 from .weight_schemes import build_weight_schemes
 
@@ -79,6 +79,7 @@ def evaluate_zero_cost_metrics_raw(
     max_samples: int = 32,
     num_batches: int = 1,
     fast_mode: bool = True,
+    extra_proxies: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the metrics of a network without weighing them (contract 2.5).
 
@@ -89,19 +90,28 @@ def evaluate_zero_cost_metrics_raw(
         max_samples: windows used of each batch.
         num_batches: batches used.
         fast_mode: see ``proxies.evaluate_proxies``.
+        extra_proxies: further proxies by name (``proxies.proxy_names``), reported in ``extras``.
 
     Returns:
         ``raw_metrics`` {name: mean over the batches that have a value}, ``success_rates`` {name: share of batches},
-        ``errors`` {name: reason} and ``base_weights``; ``extras`` holds values outside the contract. Without any batch
-        ``raw_metrics`` is empty and ``errors["_global"]`` says so.
+        ``errors`` {name: reason} and ``base_weights``; ``extras`` holds values outside the contract and
+        ``extra_errors`` the reasons of those without. Without any batch ``raw_metrics`` is empty and
+        ``errors["_global"]`` says so.
 
     Raises:
         DataError: a batch is no ``(x, y)`` pair of tensors with three dimensions.
     """
-    reports = _reports(model, dataloader, device, (max_samples, num_batches), fast_mode)
+    reports = _reports(model, dataloader, device, (max_samples, num_batches), fast_mode, extra_proxies)
     if not reports:
         errors = {"_global": "the loader yields no batch"}
-        return {"raw_metrics": {}, "success_rates": {}, "errors": errors, "base_weights": base_weights(), "extras": {}}
+        return {
+            "raw_metrics": {},
+            "success_rates": {},
+            "errors": errors,
+            "base_weights": base_weights(),
+            "extras": {},
+            "extra_errors": {},
+        }
     summary = _summary(reports, _plain_mean)
     return {
         "raw_metrics": summary["metrics"],
@@ -109,6 +119,7 @@ def evaluate_zero_cost_metrics_raw(
         "errors": summary["errors"],
         "base_weights": base_weights(),
         "extras": summary["extras"],
+        "extra_errors": summary["extra_errors"],
     }
 
 
@@ -124,6 +135,7 @@ def evaluate_zero_cost_metrics(
     n_random: int = 10,
     random_sigma: float = 0.1,
     seed: int = 0,
+    extra_proxies: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Return the metrics of a network and their weighted score (contract 2.6).
 
@@ -141,17 +153,18 @@ def evaluate_zero_cost_metrics(
         n_random: random schemes of the ablation.
         random_sigma: their relative spread.
         seed: their seed.
+        extra_proxies: further proxies by name (``proxies.proxy_names``), reported in ``extras``.
 
     Returns:
-        ``metrics, success_rates, error_messages, aggregate_score, config, extras``; with ``ablation`` instead
-        ``ablation, base_weights, schemes, per_scheme`` {scheme: {aggregate_score, metrics, success_rates}} and
+        ``metrics, success_rates, error_messages, aggregate_score, config, extras, extra_errors``; with ``ablation``
+        instead ``ablation, base_weights, schemes, per_scheme`` {scheme: {aggregate_score, metrics, success_rates}} and
         ``error_messages``.
 
     Raises:
         DataError: there is no batch, or one is no ``(x, y)`` pair.
     """
     schemes = build_weight_schemes(n_random, random_sigma, seed) if ablation else {}
-    reports = _reports(model, dataloader, device, (max_samples, num_batches), fast_mode)
+    reports = _reports(model, dataloader, device, (max_samples, num_batches), fast_mode, extra_proxies)
     if not reports:
         raise DataError("dataloader yields no batch to screen on.")
     summary = _summary(reports, _clipped_mean)
@@ -186,14 +199,16 @@ def _reports(
     device: str | torch.device | None,
     sizes: tuple[int, int],
     fast_mode: bool,
+    extra_proxies: Sequence[str],
 ) -> list[ProxyReport]:
+    names = resolve_proxies((*proxy_names(default=True), *extra_proxies))
     if device is None:
         device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     # A loader draws its base seed, and a shuffled one its order, from the global state: fixed here and given back, so
     # that every candidate sees the same windows.
     with seeded("screening"):
         batches = list(_batches(dataloader, *sizes))
-    return [evaluate_proxies(model, x.to(device), y.to(device), fast_mode=fast_mode) for x, y in batches]
+    return [evaluate_proxies(model, x.to(device), y.to(device), fast_mode=fast_mode, names=names) for x, y in batches]
 
 
 def _batches(dataloader: Iterable[Any], max_samples: int, num_batches: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -225,6 +240,7 @@ def _summary(reports: Sequence[ProxyReport], join: Any) -> dict[str, Any]:
         "extras": {n: v for n, v in joined.items() if n not in contract},
         "rates": {n: len(v) / len(reports) for n, v in values.items() if n in contract},
         "errors": {n: r.errors[n] for r in reports for n in r.errors if n in contract},
+        "extra_errors": {n: r.errors[n] for r in reports for n in r.errors if n not in contract},
     }
 
 
@@ -237,6 +253,7 @@ def _result(summary: Mapping[str, Any], config: Config) -> dict[str, Any]:
         "aggregate_score": score_from_metrics(metrics, config.weights),
         "config": config,
         "extras": summary["extras"],
+        "extra_errors": summary["extra_errors"],
     }
 
 

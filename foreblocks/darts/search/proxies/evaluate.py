@@ -48,7 +48,7 @@ def evaluate_proxies(
         y: targets ``[B, H, C]``.
         loss_type: name of a loss (``evaluation.losses``), taken over the whole horizon.
         fast_mode: take GraSP from a finite difference of gradients instead of a second backward pass.
-        names: proxies to compute; None means all, extras included.
+        names: proxies to compute; None means the default ones: the contract's, and those that cost next to nothing.
 
     Raises:
         InvalidArgument: an unknown proxy or loss.

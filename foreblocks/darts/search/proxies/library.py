@@ -5,9 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ...architecture.stem import SeriesNorm
+from ...architecture.build import FixedCell
+from ...architecture.cell import DARTSCell
+from ...architecture.sequence import Residual
+from ...architecture.stem import SeriesNorm, Stem
 from ...kernels import moving_average
 from ...ops.blocks import SeriesDecomposition, StepConv, StepConvTranspose, TimeLinear
+from .features import register_block
 from .recorder import register_fisher_layer
 from .synflow import register_synflow_bypass
 
@@ -30,3 +34,5 @@ def register_library() -> None:
     register_fisher_layer(StepConv, -1)
     register_fisher_layer(StepConvTranspose, -1)
     register_fisher_layer(TimeLinear, 1)
+    for block in (Stem, DARTSCell, FixedCell, Residual):
+        register_block(block)

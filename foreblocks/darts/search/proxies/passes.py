@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .features import Block, BlockRecorder, block_jacobian, layer_maps
 from .flops import count_flops
 from .recorder import ActivationRecorder, FisherRecorder
 from .synflow import log_synflow
@@ -61,6 +62,11 @@ class Passes:
         return self._once("model", self._copy)
 
     @property
+    def exact(self) -> nn.Module:
+        """A second private copy in float64, for scores that hang on signs or on the smallest of many eigenvalues."""
+        return self._once("exact", lambda: self._copy().double())
+
+    @property
     def weights(self) -> list[tuple[str, nn.Parameter]]:
         """``(name, parameter)`` of the prunable weights of the copy."""
         return self._once("weights", self._prunable)
@@ -90,6 +96,32 @@ class Passes:
         """Per-channel saliencies collected by the backward pass."""
         self._once("backward", self._backward)
         return self._once("fisher", self._fisher)
+
+    @property
+    def half_gradients(self) -> list[tuple[Tensor, Tensor]]:
+        """``∂L/∂weight`` on the first half of the samples and on the rest, of each weight that both depend on."""
+        return self._once("halves", self._halves)
+
+    @property
+    def gradient_signs(self) -> list[Tensor]:
+        """Σ over samples of sign ∂L_n/∂weight, L_n the loss of sample n, for each prunable weight."""
+        return self._once("signs", self._signs)
+
+    @property
+    def blocks(self) -> list[Block]:
+        """Calls of the registered blocks (``register_block``) in the forward pass, in order."""
+        self._once("forward", self._forward)
+        return self._once("blocks", self._blocks).calls
+
+    @property
+    def block_jacobians(self) -> list[Tensor]:
+        """Estimated mean Jacobian ``[D, D]`` float64 of every block call that keeps its shape."""
+        return self._once("block_jacobians", self._block_jacobians)
+
+    @property
+    def feature_maps(self) -> dict[str, Tensor]:
+        """Layer → outputs ``[channels, positions]`` for the first window, from a forward pass in float64."""
+        return self._once("maps", lambda: layer_maps(self.exact, self._x[:1].detach().double()))
 
     @property
     def input_jacobian(self) -> Tensor:
@@ -143,6 +175,9 @@ class Passes:
     def _fisher(self) -> FisherRecorder:
         return FisherRecorder(self.model, self.batch)
 
+    def _blocks(self) -> BlockRecorder:
+        return BlockRecorder(self.model)
+
     def _input(self) -> Tensor:
         """Inputs in the precision of the network."""
         kind = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), self._x.dtype)
@@ -155,18 +190,46 @@ class Passes:
         x = self._input().clone().requires_grad_(True)
         recorder = ActivationRecorder(self.batch)
         fisher = self._once("fisher", self._fisher)
-        fisher.collecting = True
+        blocks = self._once("blocks", self._blocks)
+        fisher.collecting = blocks.collecting = True
         with torch.enable_grad(), recorder:
             output = self.model(x)
-        fisher.collecting = False
+        fisher.collecting = blocks.collecting = False
         if not isinstance(output, Tensor):
             raise ValueError(f"the network returns {type(output).__name__} instead of a tensor [B, H, C]")
         return x, output, recorder
 
-    def _loss_of(self, output: Tensor) -> Tensor:
-        if output.shape != self._y.shape:
-            raise ValueError(f"targets have shape {tuple(self._y.shape)}, the output {tuple(output.shape)}")
-        return self._loss(output, self._y.to(output))
+    def _loss_of(self, output: Tensor, rows: slice | None = None) -> Tensor:
+        target = self._y if rows is None else self._y[rows]
+        if output.shape != target.shape:
+            raise ValueError(f"targets have shape {tuple(target.shape)}, the output {tuple(output.shape)}")
+        return self._loss(output, target.to(output))
+
+    def _part_gradients(self, rows: slice) -> list[Tensor | None]:
+        """Return ∂L/∂weight of every prunable weight for some of the samples, from a float64 pass of their own."""
+        weights = [weight for _, weight in prunable_weights(self.exact)]
+        with torch.enable_grad():
+            loss = self._loss_of(self.exact(self._x[rows].detach().double()), rows)
+            return list(torch.autograd.grad(loss, weights, allow_unused=True))
+
+    def _halves(self) -> list[tuple[Tensor, Tensor]]:
+        if self.batch < 2:
+            raise ValueError("two batches need two samples or more")
+        middle = self.batch // 2
+        first, second = self._part_gradients(slice(middle)), self._part_gradients(slice(middle, None))
+        return [(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None]
+
+    def _signs(self) -> list[Tensor]:
+        totals = [torch.zeros_like(weight, dtype=torch.float64) for _, weight in self.weights]
+        for sample in range(self.batch):
+            for total, grad in zip(totals, self._part_gradients(slice(sample, sample + 1)), strict=True):
+                if grad is not None:
+                    total += grad.sign()
+        return totals
+
+    def _block_jacobians(self) -> list[Tensor]:
+        calls = enumerate(self.blocks)
+        return [block_jacobian(block, index) for index, block in calls if block.input.shape == block.output.shape]
 
     def _backward(self) -> list[tuple[Tensor, Tensor]]:
         with torch.enable_grad():

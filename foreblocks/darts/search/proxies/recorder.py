@@ -51,6 +51,11 @@ def register_fisher_layer(module_class: type[nn.Module], channel_dim: int) -> No
     _LAYERS[module_class] = channel_dim
 
 
+def layer_channel_dim(module: nn.Module) -> int | None:
+    """Return the dimension of a layer's output that holds the channels; None for other modules."""
+    return next((_LAYERS[cls] for cls in type(module).__mro__ if cls in _LAYERS), None)
+
+
 def by_sample(x: Tensor, batch: int) -> Tensor | None:
     """Return ``x [N, ...]`` as ``[batch, -1]``, or None if its rows cannot be told apart by sample.
 
@@ -135,7 +140,7 @@ class FisherRecorder:
         self.fan_in: dict[str, float] = {}
         self._changed: set[str] = set()
         for name, module in model.named_modules():
-            dim = next((_LAYERS[cls] for cls in type(module).__mro__ if cls in _LAYERS), None)
+            dim = layer_channel_dim(module)
             if dim is not None:
                 module.register_forward_hook(self._watch(name, dim))
 

@@ -37,6 +37,7 @@ class ProxyInfo:
             sign(v)·log(1 + |v|), ``conditioning`` is min(v, 30)/30.
         direction: +1 if a larger value is the better one, -1 if the smaller.
         contract: one of the eleven metrics of the documented API; the others are reported as extras.
+        default: computed when no names are given.
     """
 
     name: str
@@ -45,13 +46,20 @@ class ProxyInfo:
     norm: str
     direction: int
     contract: bool
+    default: bool
 
 
 _REGISTRY: dict[str, ProxyInfo] = {}
 
 
 def register_proxy(
-    name: str, *, weight: float = 0.0, norm: str = "log1p", direction: int = 1, contract: bool = False
+    name: str,
+    *,
+    weight: float = 0.0,
+    norm: str = "log1p",
+    direction: int = 1,
+    contract: bool = False,
+    default: bool = True,
 ) -> Callable[[ProxyClass], ProxyClass]:
     """Register a class as the proxy ``name``; the arguments are the fields of ``ProxyInfo``.
 
@@ -65,7 +73,7 @@ def register_proxy(
         known = _REGISTRY.get(name)
         if known is not None and known.cls.__qualname__ != cls.__qualname__:
             raise InvalidArgument(f"proxy name {name!r} is already taken by {known.cls.__qualname__}.")
-        _REGISTRY[name] = ProxyInfo(name, cls, float(weight), norm, direction, contract)
+        _REGISTRY[name] = ProxyInfo(name, cls, float(weight), norm, direction, contract, default)
         return cls
 
     return decorate
@@ -79,14 +87,18 @@ def get_proxy(name: str) -> ProxyInfo:
         raise InvalidArgument(f"unknown proxy {name!r}; known: {proxy_names()}.{nearest(name, _REGISTRY)}") from None
 
 
-def proxy_names(*, contract: bool | None = None) -> list[str]:
-    """Return the registered names: all, only those of the contract (True), or only the extras (False)."""
-    return [name for name, info in _REGISTRY.items() if contract is None or info.contract is contract]
+def proxy_names(*, contract: bool | None = None, default: bool | None = None) -> list[str]:
+    """Return the registered names: all, or those whose ``contract`` and ``default`` are as given."""
+    return [
+        name
+        for name, info in _REGISTRY.items()
+        if contract in (None, info.contract) and default in (None, info.default)
+    ]
 
 
 def resolve_proxies(names: Iterable[str] | None) -> list[str]:
-    """Check a list of names; None means every registered proxy."""
-    return proxy_names() if names is None else [get_proxy(name).name for name in names]
+    """Check a list of names; None means the default ones."""
+    return proxy_names(default=True) if names is None else list(dict.fromkeys(get_proxy(name).name for name in names))
 
 
 def base_weights() -> dict[str, float]:

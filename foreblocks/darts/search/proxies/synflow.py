@@ -16,7 +16,16 @@ from torch.overrides import TorchFunctionMode
 from .weights import arch_parameter_ids, prunable_weights
 
 _NORM_FUNCTIONS = (F.layer_norm, F.rms_norm, F.group_norm, F.instance_norm, F.batch_norm)
-_LINEAR_FUNCTIONS = (F.linear, torch.matmul, torch.conv1d, torch.conv2d, F.conv1d, F.conv2d)
+# Every product that a weight or an attention can be part of; the operator ``@`` arrives as ``Tensor.matmul``.
+_LINEAR_FUNCTIONS = frozenset(
+    (
+        F.linear, F.bilinear, torch.matmul, Tensor.matmul, Tensor.__matmul__, Tensor.__rmatmul__, torch.mm, Tensor.mm,
+        torch.mv, Tensor.mv,
+        torch.bmm, Tensor.bmm, torch.addmm, Tensor.addmm, torch.baddbmm, Tensor.baddbmm, torch.addbmm, Tensor.addbmm,
+        torch.einsum, torch.tensordot, F.scaled_dot_product_attention, F.conv1d, F.conv2d, F.conv3d, torch.conv1d,
+        torch.conv2d, torch.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d,
+    )
+)  # fmt: skip
 _CEILING = 1e3
 _BYPASSES: dict[type[nn.Module], Callable[..., Any]] = {}
 
