@@ -196,6 +196,9 @@ class DARTSTrainConfig(_PlainConfig):
     perturbation: str = "none"  #: noise on the alphas in weight steps, out of ``PERTURBATIONS``
     perturbation_radius: float = 0.3  #: its largest size, reached at the end of the search
     perturbation_steps: int = 7  #: ascent steps of the adversarial one, each a forward and backward pass
+    #: growth of the curvature of the alphas from which they go back and stop, if they turn to Identity; None: never
+    collapse_growth: float | None = 1.3
+    collapse_every: int | None = None  #: alpha steps between two looks at it; None means about 24 looks, 0 none
 
     def __post_init__(self) -> None:
         self._ints("epochs", "patience", "architecture_update_freq", "gradient_accumulation_steps", low=1)
@@ -209,6 +212,9 @@ class DARTSTrainConfig(_PlainConfig):
         self._reals("perturbation_radius", low=0.0)
         check_choice("perturbation", self.perturbation, PERTURBATIONS)
         chosen_relaxation(self.use_gdas, self.relaxation)
+        self._ints("collapse_every", low=0, optional=True)
+        if self.collapse_growth is not None:
+            check_real("collapse_growth", self.collapse_growth, low=1.0)
         check_choice("temperature_schedule", self.temperature_schedule, TEMPERATURE_SCHEDULES)
         check_choice("hybrid_pruning_strategy", self.hybrid_pruning_strategy, PRUNING_STRATEGIES)
 

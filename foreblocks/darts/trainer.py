@@ -268,6 +268,8 @@ class DARTSTrainer:
         perturbation: str = "none",
         perturbation_radius: float = 0.3,
         perturbation_steps: int = 7,
+        collapse_growth: float | None = 1.3,
+        collapse_every: int | None = None,
         config: DARTSTrainConfig | None = None,
         seed: int = 0,
         max_train_batches: int | None = None,
@@ -282,7 +284,8 @@ class DARTSTrainer:
 
         Returns:
             The documented dictionary: ``model, final_architecture, train_losses, val_losses, alpha_values,
-            diversity_scores, best_val_loss, training_time, final_metrics``.
+            diversity_scores, best_val_loss, training_time, final_metrics``, and ``collapse``: per epoch the curvature
+            of the alphas, its growth, the share of Identity and the entropy (``training.collapse``).
         """
         given = _given(self.train_darts_model, locals())
         settings = self._train_config(given, config)

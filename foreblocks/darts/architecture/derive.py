@@ -12,6 +12,7 @@ from ..ops.registry import get_op
 from .build import ForecastNetwork, build_network
 from .cell import DARTSCell
 from .network import TimeSeriesDARTS
+from .relax import build_relaxation
 from .spec import ArchSpec, CellSpec, EdgeSpec, OpSpec
 from .transfer import transfer_weights
 
@@ -74,6 +75,19 @@ def derived_path(model: TimeSeriesDARTS) -> Iterator[TimeSeriesDARTS]:
             cell.keep_edges(None)
             for edge in cell.edges:
                 edge.force(None)
+
+
+@contextmanager
+def searched_mixture(model: TimeSeriesDARTS) -> Iterator[TimeSeriesDARTS]:
+    """Make every edge of ``model`` mix all its ops for the length of a block, even if it samples one of them."""
+    sampled = [(edge, edge.relaxation) for edge in model.edges if edge.relaxation.name == "gdas"]
+    for edge, _ in sampled:
+        edge.relaxation = build_relaxation("softmax")
+    try:
+        yield model
+    finally:
+        for edge, relaxation in sampled:
+            edge.relaxation = relaxation
 
 
 def derive_final_architecture(model: nn.Module) -> nn.Module:

@@ -7,6 +7,7 @@ from typing import Any
 
 from ..architecture.derive import derive_network
 from ..architecture.network import TimeSeriesDARTS
+from ..training.collapse import collapse_report
 from .candidates import CandidateConfig, build_candidate
 from .finish import Finalist, Finished
 from .halving import Runner
@@ -174,6 +175,7 @@ def _search_results(runner: Runner, model: Any) -> dict[str, Any]:
         "best_val_loss": runner.last["mixed_val_loss"],
         "training_time": sum(row["train_time_sec"] for row in runner.history),
         "alpha_steps": runner.last["alpha_steps"],
+        "collapse": collapse_report(history, runner.state["collapse"]),
     }
 
 

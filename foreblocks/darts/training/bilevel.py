@@ -18,6 +18,7 @@ from .._core.seeding import derive_seed
 from ..architecture.network import TimeSeriesDARTS
 from ..architecture.sequence import moe_balance_loss
 from ..config import DARTSTrainConfig
+from .collapse import EPOCH_KEYS, CollapseTrace
 from .loop import LoopLimits, LossFunction, autocast, cpu_state
 from .perturb import AlphaPerturbation
 from .regularize import ArchitecturePenalty
@@ -46,6 +47,10 @@ class SearchPlan:
         """Weight steps of the full search."""
         return max(1, self.epochs * self.steps_per_epoch)
 
+    def alpha_steps(self, config: DARTSTrainConfig) -> int:
+        """Alpha steps of the full search."""
+        return max(0, self.total_steps - self.warmup_steps(config.warmup_epochs)) // config.architecture_update_freq
+
     def warmup_steps(self, warmup_epochs: int) -> int:
         """Steps without alpha updates: ``warmup_epochs``, but at most a fifth of the search."""
         return min(warmup_epochs * self.steps_per_epoch, int(WARMUP_SHARE * self.total_steps))
@@ -66,7 +71,8 @@ class SearchState:
         best_state: state dict of that moment (CPU).
         bad_epochs: epochs since then.
         best_alpha_steps: alpha steps made when it was reached.
-        history: lists per epoch: train_losses, val_losses; and the alpha snapshots.
+        history: lists per epoch: train_losses, val_losses, those of the collapse watch; and the alpha snapshots.
+        collapse: what the collapse watch has seen.
     """
 
     model: TimeSeriesDARTS
@@ -80,8 +86,15 @@ class SearchState:
     bad_epochs: int = 0
     best_alpha_steps: int = 0
     history: dict[str, list[Any]] = field(
-        default_factory=lambda: {"train_losses": [], "val_losses": [], "temperatures": [], "alpha_values": []}
+        default_factory=lambda: {
+            key: [] for key in ("train_losses", "val_losses", "temperatures", "alpha_values", *EPOCH_KEYS)
+        }
     )
+    collapse: CollapseTrace = field(default_factory=CollapseTrace)
+
+    def forget_best(self) -> None:
+        """Drop the best state: the alphas were rolled back, and it may have those that were given up."""
+        self.best_val_loss, self.best_state, self.bad_epochs = float("inf"), None, 0
 
     def alpha_gradients(self) -> dict[nn.Parameter, Tensor]:
         """Return Adam's running mean of the gradient of every alpha that has been trained."""
@@ -96,6 +109,7 @@ class SearchState:
             "arch_optimizer": None if self.arch_optimizer is None else self.arch_optimizer.state_dict(),
             "best_state": self.best_state,
             "history": {key: list(values) for key, values in self.history.items()},
+            "collapse": self.collapse.to_dict(),
             "temperature": self.model.temperature,
             **{key: getattr(self, key) for key in _COUNTERS},
         }
@@ -109,6 +123,7 @@ class SearchState:
             self.arch_optimizer.load_state_dict(data["arch_optimizer"])
         self.best_state = data["best_state"]
         self.history = {key: list(values) for key, values in data["history"].items()}
+        self.collapse = CollapseTrace.from_dict(data["collapse"])
         for key in _COUNTERS:
             setattr(self, key, data[key])
 
@@ -175,7 +190,12 @@ class BilevelStepper:
 
     @property
     def alpha_due(self) -> bool:
-        """Whether an alpha step follows the weight step just made: every ``architecture_update_freq`` steps."""
+        """Whether an alpha step follows the weight step just made: every ``architecture_update_freq`` steps.
+
+        None does once the collapse watch has stopped the alphas.
+        """
+        if self.state.collapse.stopped_at is not None:
+            return False
         done = self.state.step - self._warmup
         return bool(self._alphas) and done > 0 and (done - 1) % self.config.architecture_update_freq == 0
 

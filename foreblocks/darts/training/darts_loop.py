@@ -21,6 +21,7 @@ from ..data.sources import finite_batch, iter_batches
 from ..evaluation._alpha_plot import SNAPSHOT_EVERY
 from ..evaluation.losses import get_loss_function
 from .bilevel import BilevelStepper, SearchPlan, SearchState, check_searched, new_state
+from .collapse import LOOKS, WINDOWS, CollapseWatch, collapse_report, record_epoch
 from .events import Callback, Event, emit
 from .loop import LoopLimits, check_finite_loss, cpu_state, mean_loss, validation_batches
 from .split import bilevel_split
@@ -80,6 +81,7 @@ def search_epochs(
     plan = data.plan(config, limits)
     stepper = BilevelStepper(state, config, plan, limits, get_loss_function(config.loss_type))
     batches = validation_batches(data.val, limits)
+    watch = _watch(stepper, data)
     end = config.epochs if until is None else until
     while state.epoch < end and state.bad_epochs < config.patience:
         epoch = state.epoch
@@ -87,13 +89,14 @@ def search_epochs(
         if epoch % SNAPSHOT_EVERY == 0:
             state.history["alpha_values"].append(alpha_snapshot(state.model))
         with seeded("search", limits.seed, epoch):
-            train_loss = _epoch(stepper, data, epoch)
+            train_loss = _epoch(stepper, data, epoch, watch)
         val_loss = mean_loss(state.model, data.val, batches, stepper.loss_fn, limits=limits, role="validation")
         check_finite_loss(val_loss, f"the validation of epoch {epoch + 1}")
         state.epoch += 1
         state.history["train_losses"].append(train_loss)
         state.history["val_losses"].append(val_loss)
         state.history["temperatures"].append(temperature)
+        record_epoch(state.history, state.model, state.collapse)
         _remember(state, val_loss)
         _prune(state, config)
         emit(callbacks, Event.EPOCH_END, epoch=state.epoch, epochs=end, train_loss=train_loss, val_loss=val_loss)
@@ -101,7 +104,21 @@ def search_epochs(
     return state
 
 
-def _epoch(stepper: BilevelStepper, data: SearchData, epoch: int) -> float:
+def _watch(stepper: BilevelStepper, data: SearchData) -> CollapseWatch | None:
+    """Return the collapse watch of a search, with the same windows in every rung; None where nothing is searched."""
+    limits, config = stepper.limits, stepper.config
+    every = config.collapse_every
+    if every is None:
+        every = max(1, stepper.plan.alpha_steps(config) // LOOKS)
+    if not every or not list(stepper.state.model.arch_parameters()):
+        return None
+    order = torch.randperm(len(data.arch_rows), generator=generator("collapse", limits.seed))
+    x, y = finite_batch(data.arch, data.arch_rows[order[:WINDOWS]], role="alpha", batch=0)
+    batch = (x.to(limits.device), y.to(limits.device))
+    return CollapseWatch(stepper.state.model, stepper.loss_fn, batch, every=every, limit=config.collapse_growth)
+
+
+def _epoch(stepper: BilevelStepper, data: SearchData, epoch: int, watch: CollapseWatch | None) -> float:
     limits, config = stepper.limits, stepper.config
     model = stepper.state.model.train()
     order = generator("batches", limits.seed, epoch)
@@ -125,6 +142,8 @@ def _epoch(stepper: BilevelStepper, data: SearchData, epoch: int) -> float:
                 ahead = (x.to(limits.device), y.to(limits.device))
             x, y = finite_batch(data.arch, next(arch), role=data.arch_role, batch=number)
             stepper.alpha_step(x.to(limits.device), y.to(limits.device), ahead)
+            if watch is not None and watch.after_step(stepper.state.alpha_steps, stepper.state.collapse):
+                stepper.state.forget_best()
     model.eval()
     return check_finite_loss(total, f"epoch {epoch + 1}") / count
 
@@ -224,4 +243,5 @@ def search_result(state: SearchState, seconds: float) -> dict[str, Any]:
         "training_time": seconds,
         "epochs_trained": state.epoch,
         "alpha_steps": state.alpha_steps,
+        "collapse": collapse_report(state.history, state.collapse.to_dict()),
     }
