@@ -6,7 +6,6 @@ call. No logic lives here.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
@@ -19,7 +18,7 @@ from torch import nn
 from . import ops  # noqa: F401 - registers the ops
 from ._core.device import resolve_device
 from ._core.errors import InvalidArgument, check_int, check_keywords
-from ._core.keywords import fold_keywords, warn_keywords
+from ._core.keywords import fold_keywords, keywords_with_defaults, warn_keywords
 from ._core.logging import get_logger
 from ._core.types import WindowSource
 from .architecture.derive import derive_final_architecture
@@ -104,20 +103,18 @@ class DARTSTrainer:
     ) -> None:
         self.config = config
         base = config or DARTSConfig()
-        self.input_dim = check_int("input_dim", input_dim if input_dim != 3 else base.input_dim, low=1)
-        self.forecast_horizon = check_int(
-            "forecast_horizon", forecast_horizon if forecast_horizon != 6 else base.forecast_horizon, low=1
-        )
-        self.seq_length = check_int("seq_length", seq_length if seq_length != 12 else base.seq_length, low=1)
-        self.device = str(resolve_device(device if str(device) != "auto" else base.device))
-        space = base.space
-        self.all_ops = resolve_ops(all_ops or space.all_ops, on_unknown=on_unknown)
-        self.hidden_dims = list(hidden_dims or space.hidden_dims)
-        self.arch_modes = list(arch_modes or space.arch_modes)
-        self.op_families = dict(op_families or space.op_families)
-        self.family_range = tuple(family_range if tuple(family_range) != (1, 3) else space.family_range)
-        self.attention_variants = [v.lower() for v in attention_variants or space.attention_variants]
-        self.ffn_variants = [v.lower() for v in ffn_variants or space.ffn_variants]
+        folded = _folded(DARTSTrainer, locals(), base.space, base)
+        self.input_dim = check_int("input_dim", folded["input_dim"], low=1)
+        self.forecast_horizon = check_int("forecast_horizon", folded["forecast_horizon"], low=1)
+        self.seq_length = check_int("seq_length", folded["seq_length"], low=1)
+        self.device = str(resolve_device(folded["device"]))
+        self.all_ops = resolve_ops(folded["all_ops"], on_unknown=on_unknown)
+        self.hidden_dims = list(folded["hidden_dims"])
+        self.arch_modes = list(folded["arch_modes"])
+        self.op_families = dict(folded["op_families"])
+        self.family_range = tuple(folded["family_range"])
+        self.attention_variants = [v.lower() for v in folded["attention_variants"]]
+        self.ffn_variants = [v.lower() for v in folded["ffn_variants"]]
         self.search_history: list[dict[str, Any]] = []
         self.training_history: list[dict[str, Any]] = []
         self.final_model: nn.Module | None = None
@@ -529,7 +526,7 @@ class DARTSTrainer:
             random_analysis, artifacts, config``.
         """
         stored = _part(self.config, "ablation")
-        folded = _study(self.ablation_weight_search, locals(), _part(self.config, "space"), stored)
+        folded = _folded(self.ablation_weight_search, locals(), _part(self.config, "space"), stored)
         if stored is not None and output_dir == "ablation_results":
             folded["output_dir"] = stored.save_dir
         folder = Path(folded["output_dir"], *([] if run_id is None else [run_id]))
@@ -572,7 +569,7 @@ class DARTSTrainer:
             The documented dictionary: ``selected, robustness_table, pool_results, op_pools, config``.
         """
         stored = _part(self.config, "robust_pool")
-        folded = _study(self.robust_initial_pool_over_op_pools, locals(), stored)
+        folded = _folded(self.robust_initial_pool_over_op_pools, locals(), stored)
         config = RobustPoolSearchConfig(**_only(RobustPoolSearchConfig, folded))
         space = self.space(hidden_dims=config.hidden_dim_choices, **_only(DARTSSearchSpaceConfig, folded))
         return robust_initial_pool_over_op_pools(
@@ -739,14 +736,12 @@ class DARTSTrainer:
 def _defaults(method: Any) -> dict[str, Any]:
     """Return the keyword-only parameters of a documented method with their defaults, without ours."""
     ours = ("config", "seed", "max_train_batches", "max_val_batches", "callbacks")
-    parameters = inspect.signature(method).parameters.values()
-    return {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.name not in ours}
+    return {name: default for name, default in keywords_with_defaults(method).items() if name not in ours}
 
 
-def _study(method: Any, scope: Mapping[str, Any], *parts: Any) -> dict[str, Any]:
-    """Fold every keyword of a study that has a default (its seed is one) with parts of the configuration, last wins."""
-    parameters = inspect.signature(method).parameters.values()
-    defaults = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY and p.default is not p.empty}
+def _folded(method: Any, scope: Mapping[str, Any], *parts: Any) -> dict[str, Any]:
+    """Fold every parameter that has a default (a seed is one) with parts of the configuration, last wins."""
+    defaults = keywords_with_defaults(method)
     given = {name: scope[name] for name in defaults}
     warn_keywords(method.__name__, given)
     stored = {name: value for part in parts if part is not None for name, value in vars(part).items()}

@@ -11,7 +11,7 @@ from foreblocks.darts import TimeSeriesDARTS
 from foreblocks.darts._core.errors import DataError, InvalidArgument
 from foreblocks.darts.architecture.build import build_network
 from foreblocks.darts.architecture.derive import derive_final_architecture, derive_network, derive_spec, derived_path
-from foreblocks.darts.architecture.spec import ARCH_MODES, ArchSpec
+from foreblocks.darts.architecture.spec import ARCH_MODES, ArchSpec, Macro
 
 OPS = ["Identity", "TimeConv", "GRN", "DLinear", "Fourier"]
 LAYOUTS = [("mixed", 1), ("mixed", 8), ("independent", 8), ("variate", 1)]
@@ -113,6 +113,22 @@ def test_config_round_trip_profiles_and_pickle() -> None:
     torch.testing.assert_close(again.eval()(x), model.eval()(x))
     assert TimeSeriesDARTS.with_search_profile("aggressive", selected_ops=["Identity", "GRN"]).macro.horizon == 24
     torch.testing.assert_close(pickle.loads(pickle.dumps(model))(x), model(x))
+
+
+@pytest.mark.parametrize(
+    "macro",
+    [
+        Macro(3, 24, 5, hidden_dim=16, arch_mode="mamba", series_norm="last", patch_len=8, head="last", num_layers=2),
+        Macro(2, 9, 4, hidden_dim=12, attention="linear", ffn="moe", num_heads=3, dropout=0.2, channel_mode="variate"),
+    ],
+)
+def test_a_network_is_built_around_its_macro(macro: Macro) -> None:
+    model = TimeSeriesDARTS.from_macro(macro, num_cells=1, num_nodes=2, selected_ops=["Identity", "GRN"])
+    assert model.macro == macro
+    assert TimeSeriesDARTS.from_config(model.get_config()).macro == macro
+    assert len(model.edges) == 1
+    with pytest.raises(TypeError, match=r"num_node.*num_nodes"):
+        TimeSeriesDARTS.from_macro(macro, num_node=3)
 
 
 def test_exports_with_a_dynamic_batch() -> None:

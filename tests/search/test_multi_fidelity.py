@@ -231,6 +231,22 @@ def test_config_object_and_rungs() -> None:
     assert (t.input_dim, t.seq_length, t.forecast_horizon) == (C, L, H)
 
 
+def test_keywords_of_the_trainer_win_over_its_configuration() -> None:
+    config = DARTSConfig(input_dim=C, seq_length=L, device="cpu")
+    config.space.hidden_dims = [8]
+    config.space.family_range = (2, 2)
+    config.space.arch_modes = ["mamba"]
+    t = DARTSTrainer(seq_length=20, hidden_dims=[16], family_range=[1, 2], config=config)
+    assert (t.input_dim, t.seq_length, t.device) == (C, 20, "cpu")
+    assert (t.hidden_dims, t.family_range, t.arch_modes) == ([16], (1, 2), ["mamba"])
+    stored = DARTSTrainer(config=config)
+    assert (stored.seq_length, stored.hidden_dims, stored.family_range) == (L, [8], (2, 2))
+    with pytest.raises(InvalidArgument, match=r"hidden_dims=\[\]"):
+        DARTSTrainer(hidden_dims=[], device="cpu")
+    with pytest.raises(InvalidArgument, match="seq_length=0"):
+        DARTSTrainer(seq_length=0, device="cpu")
+
+
 def test_planted_product_is_found() -> None:
     """A channel that is the product of two lags of the other: no linear map follows it, and Identity alone neither."""
     rng = np.random.default_rng(0)

@@ -12,6 +12,7 @@ An obsolete or pending keyword is silent at its default and logs a warning at an
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -129,6 +130,12 @@ TABLE: dict[str, dict[str, Keyword]] = {
     "robust_initial_pool_over_op_pools": _ROBUST,
     "RobustPoolSearchConfig": _ROBUST,
 }
+
+
+def keywords_with_defaults(function: Callable[..., Any]) -> dict[str, Any]:
+    """Return every named parameter of a function that has a default, with it."""
+    parameters = inspect.signature(function).parameters.values()
+    return {p.name: p.default for p in parameters if p.default is not p.empty}
 
 
 def keyword(function: str, name: str) -> Keyword:

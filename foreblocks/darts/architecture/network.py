@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
 
 from .._core.errors import InvalidArgument, check_choice, check_int, check_keywords, check_real
-from .._core.keywords import warn_keywords
+from .._core.keywords import keywords_with_defaults, warn_keywords
 from .._core.logging import get_logger, log_once
 from ..config import DEFAULT_OPS, TEMPERATURE_SCHEDULES, chosen_relaxation
 from ..ops.registry import get_op, resolve_ops
@@ -42,7 +43,13 @@ SEARCH_PROFILES: dict[str, dict[str, float]] = {
         "group_min_prob": 0.01,
     },
 }
-_MACRO_KEYWORDS = ("series_norm", "channel_mode", "patch_len", "head", "num_layers", "num_heads", "linear_path")
+# Field of Macro → documented keyword, where the names differ.
+_KEYWORD_OF = {
+    "horizon": "forecast_horizon",
+    "attention": "transformer_self_attention_type",
+    "ffn": "transformer_ffn_variant",
+}
+_AUTO = {"attention": "sdp", "ffn": "swiglu"}
 
 
 class TimeSeriesDARTS(nn.Module):
@@ -128,9 +135,9 @@ class TimeSeriesDARTS(nn.Module):
         relaxation: str | None = None,
         **macro: Any,
     ) -> None:
-        given = {key: value for key, value in locals().items() if key not in ("self", "macro", "__class__")}
+        scope = locals()
+        given = {name: scope[name] for name in keywords_with_defaults(TimeSeriesDARTS)}
         super().__init__()
-        check_keywords("TimeSeriesDARTS", macro, _MACRO_KEYWORDS)
         warn_keywords("TimeSeriesDARTS", given)
         if latent_dim not in (hidden_dim, 64):
             raise InvalidArgument(f"latent_dim={latent_dim} must equal hidden_dim={hidden_dim}.")
@@ -305,6 +312,12 @@ class TimeSeriesDARTS(nn.Module):
         return cls(**config)
 
     @classmethod
+    def from_macro(cls, macro: Macro, **options: Any) -> TimeSeriesDARTS:
+        """Build a network around the fixed choices of ``macro``; ``options`` are the other keywords of the class."""
+        fixed = {_KEYWORD_OF.get(name, name): value for name, value in vars(macro).items()}
+        return cls(**fixed, latent_dim=macro.hidden_dim, **options)
+
+    @classmethod
     def with_search_profile(cls, profile: str = "conservative", **overrides: Any) -> TimeSeriesDARTS:
         """Build a network with named mixture settings: ``conservative``, ``balanced`` or ``aggressive``."""
         check_choice("profile", profile, SEARCH_PROFILES)
@@ -334,23 +347,16 @@ def default_heads(hidden_dim: int) -> int:
 
 
 def _macro_of(given: dict[str, Any], macro: dict[str, Any]) -> Macro:
-    attention = given["transformer_self_attention_type"]
-    ffn = given["transformer_ffn_variant"]
+    """Return the fixed choices out of the documented keywords and the further ones."""
+    keywords = {field.name: _KEYWORD_OF.get(field.name, field.name) for field in fields(Macro)}
+    check_keywords("TimeSeriesDARTS", macro, [*given, *(name for name in keywords.values() if name not in given)])
+    check_int("forecast_horizon", given["forecast_horizon"], low=1)
     hidden = check_int("hidden_dim", given["hidden_dim"], low=1)
-    choices = {"num_heads": default_heads(hidden), **macro}
-    if choices["num_heads"] is None:
+    choices = {name: given[keyword] for name, keyword in keywords.items() if keyword in given} | macro
+    choices |= {name: default for name, default in _AUTO.items() if choices[name] == "auto"}
+    if choices.get("num_heads") is None:
         choices["num_heads"] = default_heads(hidden)
-    return Macro(
-        input_dim=given["input_dim"],
-        seq_length=given["seq_length"],
-        horizon=check_int("forecast_horizon", given["forecast_horizon"], low=1),
-        hidden_dim=hidden,
-        arch_mode=given["arch_mode"],
-        attention="sdp" if attention == "auto" else attention,
-        ffn="swiglu" if ffn == "auto" else ffn,
-        dropout=given["dropout"],
-        **choices,
-    )
+    return Macro(**choices)
 
 
 def _ops_that_fit(names: Sequence[str], length: int) -> list[str]:

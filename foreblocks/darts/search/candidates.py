@@ -175,30 +175,14 @@ def build_candidate(
     config: CandidateConfig, *, seed: int = 0, relaxation: str | None = None, device: torch.device | str = "cpu"
 ) -> TimeSeriesDARTS:
     """Build the searched network of a candidate, its initial weights drawn from ``seed``."""
-    m = config.macro
     with seeded("candidate", seed):
-        model = TimeSeriesDARTS(
-            input_dim=m.input_dim,
-            hidden_dim=m.hidden_dim,
-            latent_dim=m.hidden_dim,
-            forecast_horizon=m.horizon,
-            seq_length=m.seq_length,
+        model = TimeSeriesDARTS.from_macro(
+            config.macro,
             num_cells=config.num_cells,
             num_nodes=config.num_nodes,
-            dropout=m.dropout,
             selected_ops=list(config.selected_ops),
-            arch_mode=m.arch_mode,
-            transformer_self_attention_type=m.attention,
-            transformer_ffn_variant=m.ffn,
             use_gdas=relaxation == "gdas",
             relaxation=relaxation,
-            series_norm=m.series_norm,
-            channel_mode=m.channel_mode,
-            patch_len=m.patch_len,
-            head=m.head,
-            num_layers=m.num_layers,
-            num_heads=m.num_heads,
-            linear_path=m.linear_path,
         )
     return model.to(device)
 
