@@ -4,7 +4,7 @@ VENV ?= .venv
 # Which torch to install: any requirement, a wheel, or pip options followed by one.
 TORCH ?= torch==2.13.0
 RUN_DIR ?= runs/demo
-SEARCH_FLAGS ?= --search-epochs 3 --max-train-batches 40 --final-epochs 8 --final-max-train-batches 90
+SEARCH_FLAGS ?= --final-epochs 8 --final-max-train-batches 90
 
 BIN := $(VENV)/bin
 PURE := $(VENV)-pure

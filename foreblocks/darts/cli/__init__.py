@@ -48,14 +48,14 @@ def _parser() -> argparse.ArgumentParser:
     size = search.add_argument_group("size of the search")
     size.add_argument("--candidates", type=int, default=8, help="candidates that are sampled and screened")
     size.add_argument("--top-k", type=int, default=3, help="candidates that are searched")
-    size.add_argument("--trial-steps", type=int, default=100, help="steps that order the better half of them; 0: none")
+    size.add_argument("--trial-steps", type=int, default=100, help="steps of the training that orders them; 0: none")
     size.add_argument("--finalists", type=int, default=3, help="searched candidates that are retrained and blended")
-    size.add_argument("--search-epochs", type=int, default=4, help="epochs of the last rung")
-    size.add_argument("--final-epochs", type=int, default=10, help="epochs of the final training")
+    size.add_argument("--search-epochs", type=int, default=3, help="epochs of the last rung")
+    size.add_argument("--final-epochs", type=int, default=6, help="epochs of the final training")
     size.add_argument("--patience", type=int, default=4, help="epochs without gain before the final training stops")
     size.add_argument("--batch-size", type=int, default=32, help="windows in a batch")
-    size.add_argument("--max-train-batches", type=int, default=60, help="batches in a search epoch")
-    size.add_argument("--final-max-train-batches", type=int, help="batches in a final epoch; default: all")
+    size.add_argument("--max-train-batches", type=int, default=40, help="batches in a search epoch")
+    size.add_argument("--final-max-train-batches", type=int, default=300, help="batches in a final epoch; 0: all")
     size.add_argument("--hidden-dims", type=int, nargs="+", default=[32], help="widths a candidate may have")
     size.add_argument("--ops", nargs="+", help="ops a candidate may use; default: all sixteen")
     size.add_argument("--arch-modes", nargs="+", help="sequence parts a candidate may have; default: all four")
@@ -113,7 +113,7 @@ def _search(a: argparse.Namespace) -> int:
             trial_steps=a.trial_steps,
             finalists=a.finalists,
             final_threads=a.threads,
-            final_max_train_batches=a.final_max_train_batches,
+            final_max_train_batches=a.final_max_train_batches or None,
             seasonal_period=a.period or period,
             scaler=prepared.scaler.to_dict(),
             loss_type=a.loss,
