@@ -156,7 +156,7 @@ class DARTSTrainConfig(_PlainConfig):
     model_weight_decay: float = 1e-4  #: decoupled weight decay (AdamW) of the weights
     patience: int = 10  #: epochs without a better validation loss before the search stops
     loss_type: str = "huber"  #: ``huber``, ``mse``, ``mae``, ``smooth_l1``, or a registered loss
-    use_swa: bool = False  #: average the weights of the late epochs
+    use_swa: bool = False  #: average the late half of the epochs, and keep the average if it validates better
     warmup_epochs: int = 2  #: epochs that train the weights only
     architecture_update_freq: int = 3  #: an alpha step follows every so many weight steps
     diversity_check_freq: int = 1  #: has no effect

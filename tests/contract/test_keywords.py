@@ -127,11 +127,11 @@ def test_the_warning_points_at_the_caller_of_the_method() -> None:
 
 def test_dead_keywords_are_said_in_one_record(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, logger="foreblocks.darts"):
-        warn_keywords("train_darts_model", {"temperature": 2.0, "use_swa": True, "epochs": 3})
+        warn_keywords("train_final_model", {"swa_start": 9, "gradient_accumulation_steps": 2, "patience": 3})
     assert len(caplog.records) == 1
-    assert "temperature=2.0 has no effect any more" in caplog.text
-    assert "use_swa=True has no effect yet" in caplog.text
-    assert "epochs" not in caplog.text
+    assert "swa_start=9 has no effect any more" in caplog.text
+    assert "gradient_accumulation_steps=2 has no effect yet" in caplog.text
+    assert "patience" not in caplog.text
 
 
 @pytest.mark.parametrize("values", [{"temperature": 1.0, "use_swa": False}, {}])

@@ -89,7 +89,6 @@ _BILEVEL: dict[str, Keyword] = {
     "state_mix_ortho_reg_weight": _obsolete(1e-3, "the network has no state mixing"),
     "transformer_exploration_weight": _obsolete(0.01, "attention and feed-forward variants are drawn per candidate"),
     "hybrid_pruning_freeze_logit": _obsolete(-20.0, "a pruned op is masked, whatever its logit"),
-    "use_swa": _pending(False, "weights are not averaged while searching"),
 }
 _FINAL: dict[str, Keyword] = {
     "use_swa": _obsolete(False, "the average of the late weights is kept when it validates better", True),

@@ -18,6 +18,7 @@ from .._core.seeding import derive_seed
 from ..architecture.network import TimeSeriesDARTS
 from ..architecture.sequence import moe_balance_loss
 from ..config import DARTSTrainConfig
+from .average import WeightAverage
 from .collapse import EPOCH_KEYS, CollapseTrace
 from .loop import LoopLimits, LossFunction, autocast, cpu_state
 from .perturb import AlphaPerturbation
@@ -71,6 +72,8 @@ class SearchState:
         best_state: state dict of that moment (CPU).
         bad_epochs: epochs since then.
         best_alpha_steps: alpha steps made when it was reached.
+        average: mean of the weights of the late epochs, with ``use_swa``.
+        alpha_means: running mean of the gradient of the i-th alpha, with ``arch_grad_ema_beta``.
         history: lists per epoch: train_losses, val_losses, those of the collapse watch; and the alpha snapshots.
         collapse: what the collapse watch has seen.
     """
@@ -85,6 +88,8 @@ class SearchState:
     best_state: dict[str, Tensor] | None = None
     bad_epochs: int = 0
     best_alpha_steps: int = 0
+    average: WeightAverage = field(default_factory=WeightAverage)
+    alpha_means: dict[int, Tensor] = field(default_factory=dict)
     history: dict[str, list[Any]] = field(
         default_factory=lambda: {
             key: [] for key in ("train_losses", "val_losses", "temperatures", "alpha_values", *EPOCH_KEYS)
@@ -95,6 +100,7 @@ class SearchState:
     def forget_best(self) -> None:
         """Drop the best state: the alphas were rolled back, and it may have those that were given up."""
         self.best_val_loss, self.best_state, self.bad_epochs = float("inf"), None, 0
+        self.average = WeightAverage()
 
     def alpha_gradients(self) -> dict[nn.Parameter, Tensor]:
         """Return Adam's running mean of the gradient of every alpha that has been trained."""
@@ -108,6 +114,8 @@ class SearchState:
             "weight_optimizer": self.weight_optimizer.state_dict(),
             "arch_optimizer": None if self.arch_optimizer is None else self.arch_optimizer.state_dict(),
             "best_state": self.best_state,
+            "average": self.average.to_dict(),
+            "alpha_means": {i: mean.cpu().clone() for i, mean in self.alpha_means.items()},
             "history": {key: list(values) for key, values in self.history.items()},
             "collapse": self.collapse.to_dict(),
             "temperature": self.model.temperature,
@@ -122,6 +130,9 @@ class SearchState:
         if self.arch_optimizer is not None:
             self.arch_optimizer.load_state_dict(data["arch_optimizer"])
         self.best_state = data["best_state"]
+        self.average.load_dict(data["average"])
+        device = next(self.model.parameters()).device
+        self.alpha_means = {i: mean.to(device, copy=True) for i, mean in data["alpha_means"].items()}
         self.history = {key: list(values) for key, values in data["history"].items()}
         self.collapse = CollapseTrace.from_dict(data["collapse"])
         for key in _COUNTERS:
@@ -280,13 +291,12 @@ class BilevelStepper:
         beta = self.config.arch_grad_ema_beta
         if not beta:
             return
-        for alpha in self._alphas:
+        means = self.state.alpha_means
+        for i, alpha in enumerate(self._alphas):
             if alpha.grad is None:
                 continue
-            slot = self.state.arch_optimizer.state[alpha]
-            mean = slot.get("grad_ema")
-            slot["grad_ema"] = alpha.grad.clone() if mean is None else mean.mul(beta).add(alpha.grad, alpha=1.0 - beta)
-            alpha.grad.copy_(slot["grad_ema"])
+            means[i] = means[i].lerp(alpha.grad, 1.0 - beta) if i in means else alpha.grad.clone()
+            alpha.grad.copy_(means[i])
 
 
 def _require_grad(parameters: Iterable[nn.Parameter], flag: bool) -> None:

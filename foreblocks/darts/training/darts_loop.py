@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -82,6 +83,7 @@ def search_epochs(
     stepper = BilevelStepper(state, config, plan, limits, get_loss_function(config.loss_type))
     batches = validation_batches(data.val, limits)
     watch = _watch(stepper, data)
+    validate = partial(mean_loss, state.model, data.val, batches, stepper.loss_fn, limits=limits, role="validation")
     end = config.epochs if until is None else until
     while state.epoch < end and state.bad_epochs < config.patience:
         epoch = state.epoch
@@ -90,7 +92,7 @@ def search_epochs(
             state.history["alpha_values"].append(alpha_snapshot(state.model))
         with seeded("search", limits.seed, epoch):
             train_loss = _epoch(stepper, data, epoch, watch)
-        val_loss = mean_loss(state.model, data.val, batches, stepper.loss_fn, limits=limits, role="validation")
+        val_loss = validate()
         check_finite_loss(val_loss, f"the validation of epoch {epoch + 1}")
         state.epoch += 1
         state.history["train_losses"].append(train_loss)
@@ -98,9 +100,12 @@ def search_epochs(
         state.history["temperatures"].append(temperature)
         record_epoch(state.history, state.model, state.collapse)
         _remember(state, val_loss)
+        if config.use_swa and state.epoch > config.epochs // 2:
+            _remember_average(state, validate)
         _prune(state, config)
         emit(callbacks, Event.EPOCH_END, epoch=state.epoch, epochs=end, train_loss=train_loss, val_loss=val_loss)
-        logger.info("search epoch %d/%d: train %.4f, validation %.4f", state.epoch, end, train_loss, val_loss)
+        if config.verbose:
+            logger.info("search epoch %d/%d: train %.4f, validation %.4f", state.epoch, end, train_loss, val_loss)
     return state
 
 
@@ -167,6 +172,20 @@ def _remember(state: SearchState, val_loss: float) -> None:
         state.best_state = cpu_state(state.model)
     else:
         state.bad_epochs += 1
+
+
+def _remember_average(state: SearchState, validate: Callable[[], float]) -> None:
+    """Add the epoch to the average, and keep the average if it validates better than every epoch so far."""
+    state.average.add(state.model)
+    if state.average.count < 2:
+        return
+    live = cpu_state(state.model)
+    state.model.load_state_dict(state.average.state)
+    loss = validate()
+    if loss < state.best_val_loss and state.alpha_steps > 0:
+        state.best_val_loss, state.bad_epochs = loss, 0
+        state.best_state = cpu_state(state.model)
+    state.model.load_state_dict(live)
 
 
 def _prune(state: SearchState, config: DARTSTrainConfig) -> None:

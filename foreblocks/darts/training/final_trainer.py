@@ -18,6 +18,7 @@ from ..architecture.sequence import moe_balance_loss
 from ..config import FinalTrainConfig
 from ..data.sources import finite_batch, iter_batches
 from ..evaluation.losses import get_loss_function
+from .average import WeightAverage
 from .events import Callback, Event, emit
 from .loop import LoopLimits, LossFunction, autocast, check_finite_loss, cpu_state, mean_loss, validation_batches
 from .schedules import cosine, one_cycle, set_rate
@@ -37,22 +38,6 @@ class _Best:
             self.loss, self.state, self.bad_epochs = loss, cpu_state(model), 0
         else:
             self.bad_epochs += 1
-
-
-class _Average:
-    """Running mean of weights over epochs (Izmailov et al., SWA, UAI 2018)."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self.state: dict[str, Tensor] = {}
-
-    def add(self, model: nn.Module) -> None:
-        self.count += 1
-        for name, value in cpu_state(model).items():
-            if self.count == 1 or not value.is_floating_point():
-                self.state[name] = value
-            else:
-                self.state[name].lerp_(value, 1.0 / self.count)
 
 
 def train_final_model(
@@ -83,7 +68,7 @@ def train_final_model(
     loss_fn = get_loss_function(config.loss_type)
     optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     batches = validation_batches(val, limits)
-    best, average = _Best(), _Average()
+    best, average = _Best(), WeightAverage()
     train_losses: list[float] = []
     val_losses: list[float] = []
     for epoch in range(config.epochs):
@@ -156,7 +141,7 @@ def _epoch(
 
 def _try_average(
     model: nn.Module,
-    average: _Average,
+    average: WeightAverage,
     best: _Best,
     val: WindowSource,
     batches: list[Tensor],

@@ -50,7 +50,7 @@ class EdgeTable:
 def normalised_entropy(p: Tensor, count: Tensor) -> Tensor:
     """Return ``-Σ p ln p / ln count`` of the last dimension; 0 where ``count`` is 1."""
     # The clamp keeps the gradient finite at p = 0, where p ln p has none.
-    return -(p * p.clamp_min(_TINY).log()).sum(dim=-1) / count.clamp_min(2).log()
+    return -(p * p.clamp_min(_TINY).log()).sum(dim=-1) / count.clamp_min(2).to(p.dtype).log()
 
 
 class Penalty(Protocol):
