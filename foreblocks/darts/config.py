@@ -31,6 +31,7 @@ DEFAULT_FFN_VARIANTS: list[str] = ["auto"]
 
 RELAXATIONS = ("softmax", "gdas", "drnas", "pc", "fair")
 PERTURBATIONS = ("none", "random", "adversarial")
+ALPHA_INITS = ("noise", "zero_cost")
 TEMPERATURE_SCHEDULES = ("cosine", "exponential", "linear", "step", "constant")
 PRUNING_STRATEGIES = ("performance", "probability", "gradient", "entropy")
 ROBUSTNESS_MODES = ("topk_freq", "avg_rank", "worst_rank", "spearman")
@@ -198,6 +199,7 @@ class DARTSTrainConfig(_PlainConfig):
     perturbation_steps: int = 7  #: ascent steps of the adversarial one, each a forward and backward pass
     #: growth of the curvature of the alphas from which they go back and stop, if they turn to Identity; None: never
     collapse_growth: float | None = 1.3
+    alpha_init: str = "noise"  #: where the alphas start, out of ``ALPHA_INITS``
     collapse_every: int | None = None  #: alpha steps between two looks at it; None means about 24 looks, 0 none
 
     def __post_init__(self) -> None:
@@ -211,6 +213,7 @@ class DARTSTrainConfig(_PlainConfig):
         self._reals("hybrid_pruning_base_threshold", low=0.0, high=1.0)
         self._reals("perturbation_radius", low=0.0)
         check_choice("perturbation", self.perturbation, PERTURBATIONS)
+        check_choice("alpha_init", self.alpha_init, ALPHA_INITS)
         chosen_relaxation(self.use_gdas, self.relaxation)
         self._ints("collapse_every", low=0, optional=True)
         if self.collapse_growth is not None:

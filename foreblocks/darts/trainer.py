@@ -40,6 +40,7 @@ from .search.ablation import ablation_weight_search
 from .search.candidates import CandidateConfig, SearchSpace, build_candidate, make_candidate
 from .search.lr_sensitivity import RateGrid, bilevel_lr_sensitivity
 from .search.multi_fidelity import run_multi_fidelity_search
+from .search.op_scoring import start_alphas
 from .search.progress import Progress
 from .search.robust_pool import robust_initial_pool_over_op_pools
 from .search.settings import SearchSettings
@@ -267,6 +268,7 @@ class DARTSTrainer:
         perturbation_steps: int = 7,
         collapse_growth: float | None = 1.3,
         collapse_every: int | None = None,
+        alpha_init: str = "noise",
         config: DARTSTrainConfig | None = None,
         seed: int = 0,
         max_train_batches: int | None = None,
@@ -278,6 +280,7 @@ class DARTSTrainer:
         The fields of ``DARTSTrainConfig`` say what each keyword means; ``_core.keywords`` lists those without effect.
         ``seed`` decides batch order, dropout and samples; ``max_train_batches`` and ``max_val_batches`` bound an
         epoch. ``relaxation`` (or ``use_gdas=True``) switches the model to another one; else its own is kept.
+        ``alpha_init="zero_cost"`` lets the alphas start from how much each op matters at initialisation.
 
         Returns:
             The documented dictionary: ``model, final_architecture, train_losses, val_losses, alpha_values,
@@ -288,6 +291,7 @@ class DARTSTrainer:
         settings = self._train_config(given, config)
         limits = self._limits(train_loader, seed, max_train_batches, max_val_batches, settings.use_amp)
         train, val = self._source(train_loader, "train"), self._source(val_loader, "validation")
+        start_alphas(model, train, settings, seed)
         result = train_darts_model(model, train, val, settings, limits, callbacks=callbacks)
         model.to(self.device)
         result["final_metrics"] = score_models({"model": model}, val, device=self.device, role="validation")["model"]
@@ -371,6 +375,7 @@ class DARTSTrainer:
         max_ops: int | None = None,
         max_train_batches: int | None = None,
         max_val_batches: int | None = None,
+        rank_method: str = "vote",
         trial_steps: int = 100,
         finalists: int = 2,
         final_threads: int = 1,
@@ -410,6 +415,7 @@ class DARTSTrainer:
             max_ops: most ops of a candidate.
             max_train_batches: weight batches in a search epoch.
             max_val_batches: validation batches in a search epoch.
+            rank_method: how the ranks of a candidate over the zero-cost metrics are joined: ``vote`` or ``log_rank``.
             trial_steps: steps of a short training that orders the better half (by zero-cost rank) of the candidates
                 before ``top_k`` of them are searched; 0 leaves that to the zero-cost rank.
             finalists: survivors of the search that are retrained; the final model may join them.
@@ -443,6 +449,7 @@ class DARTSTrainer:
             train=self._train_config({**train_given, "use_amp": use_amp}, None),
             final=self._final_config(kwargs, use_amp),
             limits=self._limits(train_loader, seed, max_train_batches, max_val_batches, use_amp),
+            rank_method=rank_method,
             trial_steps=trial_steps,
             finalists=finalists,
             final_threads=final_threads,

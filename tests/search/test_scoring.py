@@ -215,3 +215,18 @@ def test_rank_statistics():
         topk_overlap_from_scores([1], [1], 0)
     with pytest.raises(InvalidArgument, match="3 scores"):
         spearman_from_scores([1, 2, 3], [1, 2])
+
+
+def test_log_rank_is_the_formula_and_punishes_a_last_place():
+    pool = [
+        candidate(0, snip=3.0, synflow=1.0),
+        candidate(1, snip=2.0, synflow=2.0),
+        candidate(2, snip=1.0, synflow=3.0),
+    ]
+    found = rank_scores(pool, {"snip": 1.0, "synflow": 1.0, "params": -1.0}, method="log_rank")
+    ends, middle = (math.log(3 / 3) + math.log(1 / 3)) / 2, math.log(2 / 3)
+    assert found == pytest.approx([ends, middle, ends])
+    assert rank_scores(pool, {"snip": 1.0, "synflow": 1.0}) == pytest.approx([0.5, 0.5, 0.5])
+    assert order_by_rank(pool, {"snip": 1.0, "synflow": 1.0}, method="log_rank")[0]["candidate_id"] == 1
+    with pytest.raises(InvalidArgument, match="method='borda'"):
+        rank_scores(pool, method="borda")

@@ -25,6 +25,7 @@ from ..config import DARTSTrainConfig
 from ..training.darts_loop import derived_loss, train_darts_model
 from ..training.loop import LoopLimits
 from .executor import Failure, make_executor
+from .op_scoring import start_alphas
 from .run_folder import writable_folder
 
 logger = get_logger(__name__)
@@ -132,6 +133,7 @@ def run_rates(task: RateTask) -> dict[str, float]:
     with _global_seed(task.limits.seed):
         model = task.factory()
     began = time.perf_counter()
+    start_alphas(model, task.train, task.config, task.limits.seed)
     result = train_darts_model(model, task.train, task.val, task.config, task.limits)
     seconds = time.perf_counter() - began
     return {

@@ -91,7 +91,7 @@ def screen(
 ) -> None:
     """Phase 1: score every candidate at initialisation on the same spread training windows.
 
-    ``records`` receives each as soon as it is scored, and has them best first in the end: by their mean rank over the
+    ``records`` receives each as soon as it is scored, and has them best first in the end: by their ranks over the
     metrics (``rank_score``); the weighted score of the pool is kept as ``score``.
 
     Raises:
@@ -109,7 +109,7 @@ def screen(
     if not records:
         raise SearchFailed(f"no candidate could be scored: {reasons(failures)}")
     pool = settings.search.phase1_rescore_mode == "pool"
-    records[:] = order_by_rank(rescore_candidates_poolwise(records) if pool else records)
+    records[:] = order_by_rank(rescore_candidates_poolwise(records) if pool else records, method=settings.rank_method)
 
 
 def score_tasks(train: WindowSource, settings: SearchSettings) -> list[ScoreTask]:

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
-from .._core.errors import check_int
+from .._core.errors import check_choice, check_int
 from ..architecture.spec import Macro
 from .proxies import base_weights, get_proxy, normalize_value
 
 DIVERSITY_BONUS = 0.12
 Z_CLIP = 3.0
+RANK_METHODS = ("vote", "log_rank")
 ALIASES = {"zennas": "activation_diversity"}
 
 Candidate = Mapping[str, Any]
@@ -136,13 +137,22 @@ def select_top_candidates(candidates: Sequence[Candidate], top_k: int) -> list[C
     return _best_first(candidates, [candidate.get("score") for candidate in candidates])[:top_k]
 
 
-def rank_scores(candidates: Sequence[Candidate], weights: Mapping[str, float] | None = None) -> list[float]:
-    """Return a score in [0, 1] per candidate: its mean rank over the positively weighted metrics (vote).
+def rank_scores(
+    candidates: Sequence[Candidate], weights: Mapping[str, float] | None = None, *, method: str = "vote"
+) -> list[float]:
+    """Return a score per candidate from its ranks over the positively weighted metrics, higher is better.
 
-    Ranks run from 0 (worst) to 1 (best) and are averaged over ties. A metric that a candidate lacks puts it last for
-    that metric, below every value; a metric that none has is left out. Source of the vote: Abdelfattah et al., ICLR
-    2021, with mean ranks instead of a majority.
+    ``vote`` is the mean of the ranks, which run from 0 (worst) to 1 (best) (Abdelfattah et al., ICLR 2021, with mean
+    ranks instead of a majority). ``log_rank`` is the mean of log(rank / N), the best of N having rank N (Lee and Ham,
+    AZ-NAS, CVPR 2024): being among the last by one metric weighs more than being the first by another.
+
+    Ranks are averaged over ties. A metric that a candidate lacks puts it last for that metric, below every value; a
+    metric that none has is left out.
+
+    Raises:
+        InvalidArgument: an unknown method or metric.
     """
+    check_choice("method", method, RANK_METHODS)
     weights = base_weights() if weights is None else weights
     pool = [metric_values(candidate) for candidate in candidates]
     columns = []
@@ -154,12 +164,17 @@ def rank_scores(candidates: Sequence[Candidate], weights: Mapping[str, float] | 
             columns.append(_mean_ranks([direction * v if _finite(v) else -math.inf for v in column]))
     if not columns:
         return [0.0] * len(candidates)
-    return [float(value) for value in np.mean(columns, axis=0)]
+    ranks = np.array(columns)
+    if method == "log_rank":
+        ranks = np.log((ranks * (len(pool) - 1) + 1.0) / len(pool))
+    return [float(value) for value in ranks.mean(axis=0)]
 
 
-def order_by_rank(candidates: Sequence[Candidate], weights: Mapping[str, float] | None = None) -> list[dict[str, Any]]:
-    """Return copies of the candidates with ``rank_score``, best first; ties go by ``candidate_id``."""
-    scores = rank_scores(candidates, weights)
+def order_by_rank(
+    candidates: Sequence[Candidate], weights: Mapping[str, float] | None = None, *, method: str = "vote"
+) -> list[dict[str, Any]]:
+    """Return copies of the candidates with ``rank_score`` of ``rank_scores``, best first; ties by ``candidate_id``."""
+    scores = rank_scores(candidates, weights, method=method)
     scored = [{**candidate, "rank_score": score} for candidate, score in zip(candidates, scores, strict=True)]
     return _best_first(scored, scores)
 

@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .._core.errors import InvalidArgument, check_int
+from .._core.errors import InvalidArgument, check_choice, check_int
 from .._core.seeding import derive_seed
 from ..config import DARTSTrainConfig, FinalTrainConfig, MultiFidelitySearchConfig
 from ..training.events import Callback
 from ..training.loop import LoopLimits
 from .candidates import SearchSpace
+from .scoring import RANK_METHODS
 
 MIN_SCREENING_WINDOWS = 64
 
@@ -26,6 +27,7 @@ class SearchSettings:
         train: bilevel training; its ``epochs`` are ignored, ``search.search_epochs`` counts.
         final: final training; its ``epochs`` are ignored, ``search.final_epochs`` counts.
         limits: batch size, seed, device and batch limits.
+        rank_method: how ranks over the zero-cost metrics are joined (``scoring.rank_scores``).
         trial_steps: steps of the short training that orders the better half of the candidates; 0 lets the zero-cost
             rank decide.
         finalists: survivors that are retrained and may join the final model.
@@ -44,6 +46,7 @@ class SearchSettings:
     train: DARTSTrainConfig
     final: FinalTrainConfig
     limits: LoopLimits = field(default_factory=LoopLimits)
+    rank_method: str = "vote"
     trial_steps: int = 100
     finalists: int = 2
     final_threads: int = 1
@@ -59,6 +62,7 @@ class SearchSettings:
         s = self.search
         for name in ("num_candidates", "search_epochs", "final_epochs", "max_samples", "top_k"):
             check_int(name, getattr(s, name), low=1)
+        check_choice("rank_method", self.rank_method, RANK_METHODS)
         check_int("trial_steps", self.trial_steps, low=0)
         check_int("finalists", self.finalists, low=1)
         check_int("final_threads", self.final_threads, low=1)

@@ -20,6 +20,7 @@ from ..training.darts_loop import SearchData, derived_loss, search_epochs
 from ..training.final_trainer import train_final_model
 from ..training.loop import LoopLimits, cpu_state
 from .candidates import CandidateConfig, build_candidate
+from .op_scoring import start_alphas
 from .zero_cost import score_batch
 
 
@@ -70,6 +71,8 @@ def train_rung(task: RungTask) -> dict[str, Any]:
     )
     limits = task.limits.with_batch(task.candidate.search_batch(task.limits.batch_size))
     data = SearchData.split(task.train, task.val, task.config, batch_size=limits.batch_size)
+    if task.state is None:
+        start_alphas(model, task.train, task.config, limits.seed)
     state = new_state(model, task.config)
     if task.state is not None:
         state.load_dict(task.state)

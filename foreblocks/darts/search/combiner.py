@@ -1,0 +1,191 @@
+"""Join zero-cost metrics by a small regression, once some candidates of the same study are trained.
+
+Fixed weights know nothing of the data at hand; a fit to a few dozen trained candidates does (White et al., "How
+powerful are performance predictors in neural architecture search?", NeurIPS 2021). Whether it helps is reported: each
+trained candidate is predicted by a fit that has not seen it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from .._core.errors import InvalidArgument, check_choice, check_int
+from .._core.optional import require
+from .proxies import get_proxy, normalize_value
+from .scoring import metric_values, rank_scores
+from .weight_schemes import spearman_from_scores
+
+KINDS = ("ridge", "boosted")
+MIN_TRAINED = 20
+PENALTIES = np.logspace(-2, 4, 13)
+Candidate = Mapping[str, Any]
+Predict = Callable[[np.ndarray], np.ndarray]
+Fit = Callable[[np.ndarray, np.ndarray], Predict]
+
+
+@dataclass(frozen=True)
+class FittedCombiner:
+    """A regression from zero-cost metrics to the place among trained candidates.
+
+    Attributes:
+        kind: ``ridge`` or ``boosted``.
+        names: metrics that it reads.
+        trained: number of candidates that it was fitted to.
+        loo_spearman: Spearman's correlation of what each of them was predicted without it, with its true place.
+        vote_spearman: the same for the unfitted vote over the metrics (``rank_scores``): the one to beat.
+    """
+
+    kind: str
+    names: tuple[str, ...]
+    trained: int
+    loo_spearman: float
+    vote_spearman: float
+    _predict: Predict
+    _fill: np.ndarray
+
+    @property
+    def helps(self) -> bool:
+        """Whether it orders candidates that it has not seen better than the vote."""
+        return self.loo_spearman > self.vote_spearman
+
+    def scores(self, candidates: Sequence[Candidate]) -> list[float]:
+        """Return the predicted place of each candidate: about 0 for the worst, about 1 for the best."""
+        if not candidates:
+            return []
+        return [float(v) for v in self._predict(_filled(_features(candidates, self.names), self._fill))]
+
+    def order(self, candidates: Sequence[Candidate]) -> list[dict[str, Any]]:
+        """Return copies of the candidates with ``combiner_score``, best first; ties keep their order."""
+        scored = [{**c, "combiner_score": s} for c, s in zip(candidates, self.scores(candidates), strict=True)]
+        return sorted(scored, key=lambda candidate: -candidate["combiner_score"])
+
+
+def fit_combiner(
+    candidates: Sequence[Candidate], losses: Sequence[float], *, kind: str = "ridge", seed: int = 0
+) -> FittedCombiner:
+    """Fit a combiner to trained candidates.
+
+    The target is the rank of the loss, so an outlier counts as one place. Features are the metrics squashed as the
+    registry says; a metric that a candidate lacks takes the mean of the others.
+
+    Args:
+        candidates: records with ``metrics`` (values outside the contract, in ``extras``, are read as well).
+        losses: validation loss of each after some training; finite.
+        kind: ``ridge`` (penalty by leave-one-out, inside each fit) or ``boosted`` (gradient-boosted trees of
+            scikit-learn).
+        seed: of the trees.
+
+    Raises:
+        InvalidArgument: unequal lengths, fewer than ``MIN_TRAINED`` candidates, a loss that is not finite, or no
+            metric that tells two of them apart.
+        OptionalDependencyError: scikit-learn is missing.
+    """
+    check_choice("kind", kind, KINDS)
+    check_int("seed", seed, low=0)
+    loss = np.asarray(losses, dtype=np.float64)
+    if len(candidates) != loss.size:
+        raise InvalidArgument(f"losses has {loss.size} values for {len(candidates)} candidates.")
+    if loss.size < MIN_TRAINED:
+        raise InvalidArgument(f"candidates has {loss.size} trained entries; a fit needs {MIN_TRAINED} at least.")
+    if not np.isfinite(loss).all():
+        raise InvalidArgument("losses must be finite; leave candidates out that failed.")
+    fit = _ridge if kind == "ridge" else _boosted(seed)
+    names = _varying(candidates)
+    raw = _features(candidates, names)
+    fill = np.nanmean(raw, axis=0)
+    x, y = _filled(raw, fill), _places(loss)
+    predicted = [float(fit(*_without(x, y, i))(x[i : i + 1])[0]) for i in range(len(y))]
+    return FittedCombiner(
+        kind=kind,
+        names=names,
+        trained=len(y),
+        loo_spearman=spearman_from_scores(predicted, y),
+        vote_spearman=spearman_from_scores(rank_scores(candidates), y),
+        _predict=fit(x, y),
+        _fill=fill,
+    )
+
+
+def trained_candidates(records: Sequence[Candidate]) -> tuple[list[Candidate], list[float]]:
+    """Return the candidates of a search result that had a short training, and their validation losses."""
+    tried = [record for record in records if "trial" in record]
+    return tried, [float(record["trial"]["val_loss"]) for record in tried]
+
+
+def _values(candidate: Candidate) -> dict[str, float]:
+    metrics = candidate.get("metrics") or {}
+    return {**metric_values(candidate), **(metrics.get("extras") or {})}
+
+
+def _features(candidates: Sequence[Candidate], names: Sequence[str]) -> np.ndarray:
+    """Return squashed metrics ``[N, M]``, NaN where there is none."""
+    rows = []
+    for candidate in candidates:
+        values = _values(candidate)
+        present = [values.get(name, math.nan) for name in names]
+        rows.append([_squash(name, v) for name, v in zip(names, present, strict=True)])
+    return np.array(rows, dtype=np.float64).reshape(len(candidates), len(names))
+
+
+def _squash(name: str, value: float) -> float:
+    return normalize_value(value, get_proxy(name).norm) if math.isfinite(value) else math.nan
+
+
+def _varying(candidates: Sequence[Candidate]) -> tuple[str, ...]:
+    names = sorted({name for candidate in candidates for name in _values(candidate)})
+    columns = _features(candidates, names)
+    kept = [name for name, column in zip(names, columns.T, strict=True) if len(set(column[~np.isnan(column)])) > 1]
+    if not kept:
+        raise InvalidArgument("candidates have no metric that tells two of them apart.")
+    return tuple(kept)
+
+
+def _filled(raw: np.ndarray, fill: np.ndarray) -> np.ndarray:
+    return np.where(np.isnan(raw), fill, raw)
+
+
+def _places(loss: np.ndarray) -> np.ndarray:
+    """Return 1 for the lowest loss down to 0 for the highest, equal losses alike."""
+    below = (loss[:, None] > loss[None, :]).sum(axis=1)
+    equal = (loss[:, None] == loss[None, :]).sum(axis=1) - 1
+    return 1.0 - (below + equal / 2.0) / (loss.size - 1)
+
+
+def _without(x: np.ndarray, y: np.ndarray, row: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.delete(x, row, axis=0), np.delete(y, row)
+
+
+def _ridge(x: np.ndarray, y: np.ndarray) -> Predict:
+    """Fit a ridge on standardised columns; the penalty with the least leave-one-out error is taken."""
+    centre, scale = x.mean(axis=0), x.std(axis=0)
+    scale = np.where(scale > 0, scale, 1.0)
+    z, mean = (x - centre) / scale, y.mean()
+    u, s, vt = np.linalg.svd(z, full_matrices=False)
+    along = u.T @ (y - mean)
+    best, chosen = math.inf, PENALTIES[-1]
+    for penalty in PENALTIES:
+        shrink = s**2 / (s**2 + penalty)
+        leverage = (u**2 @ shrink) + 1.0 / len(y)  # of the intercept as well
+        residual = (y - mean - u @ (shrink * along)) / np.maximum(1.0 - leverage, 1e-9)
+        error = float((residual**2).mean())
+        if error < best:
+            best, chosen = error, penalty
+    coefficients = vt.T @ (s / (s**2 + chosen) * along)
+    return lambda rows: mean + (rows - centre) / scale @ coefficients
+
+
+def _boosted(seed: int) -> Fit:
+    ensemble = require("sklearn.ensemble", extra="sklearn", feature="fit_combiner(kind='boosted')")
+
+    def fit(x: np.ndarray, y: np.ndarray) -> Predict:
+        trees = ensemble.GradientBoostingRegressor(
+            n_estimators=100, learning_rate=0.1, max_depth=2, subsample=0.8, random_state=seed
+        )
+        return trees.fit(x, y).predict
+
+    return fit
