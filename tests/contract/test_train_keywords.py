@@ -78,6 +78,7 @@ EFFECTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "perturbation_steps": (1, {"perturbation": "adversarial"}),
     "collapse_growth": (None, WILD),
     "collapse_every": (2, {}),
+    "alpha_init": ("zero_cost", {}),
     "config": (DARTSTrainConfig(edge_diversity_weight=5.0), {}),
     "seed": (1, {}),
     "max_train_batches": (2, {}),
