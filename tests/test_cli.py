@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from foreblocks.darts import DARTSTrainer
+from foreblocks.darts._core.errors import DataError
 from foreblocks.darts.cli import main
 
 
@@ -47,3 +49,20 @@ def test_bad_input_is_one_line_and_code_2(tmp_path: Path, capsys: pytest.Capture
         error = capsys.readouterr().err
         assert error.startswith("error: ")
         assert "Traceback" not in error
+
+
+def test_the_method_of_the_search_reaches_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: dict[str, object] = {}
+
+    def search(_self: DARTSTrainer, *_loaders: object, **keywords: object) -> None:
+        seen.update(keywords)
+        raise DataError("that is all")
+
+    monkeypatch.setattr(DARTSTrainer, "multi_fidelity_search", search)
+    data = ["search", "--data", str(write_csv(tmp_path / "x.csv")), "--lookback", "24", "--horizon", "4"]
+    assert main(data) == 2
+    assert (seen["relaxation"], seen["perturbation"]) == ("softmax", "none")
+    assert main([*data, "--relaxation", "drnas", "--perturbation", "random"]) == 2
+    assert (seen["relaxation"], seen["perturbation"]) == ("drnas", "random")
+    with pytest.raises(SystemExit):
+        main([*data, "--relaxation", "dirichlet"])

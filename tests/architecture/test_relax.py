@@ -15,6 +15,7 @@ from foreblocks.darts._core.errors import InvalidArgument
 from foreblocks.darts._core.seeding import seeded
 from foreblocks.darts.architecture.derive import derive_network, derived_path
 from foreblocks.darts.architecture.relax import PRUNED, RELAXATIONS, EdgeLogits, build_relaxation, concentration
+from foreblocks.darts.config import DEFAULT_OPS
 from foreblocks.darts.config import RELAXATIONS as NAMES
 
 OPS = ["Identity", "TimeConv", "GRN", "DLinear", "Fourier"]
@@ -301,3 +302,10 @@ def test_one_pass_for_all_edges_equals_one_for_each() -> None:
 def test_pruned_logits_are_far_below_the_others() -> None:
     edges = table()
     assert (edges.joint()[~edges.alive] == PRUNED).all()
+
+
+def test_every_op_can_be_searched_on_a_part_of_the_channels() -> None:
+    model = network("pc", selected_ops=DEFAULT_OPS, num_cells=1, num_nodes=2).train()
+    assert {edge.groups for edge in model.edges} == {4}
+    model(torch.randn(2, 24, 3)).square().mean().backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []

@@ -51,7 +51,7 @@ class MixedOp(nn.Module):
 
     Logits exist only where there is a choice: no family logits with one family, none at all with one op. With a
     partial relaxation the ops are built for, and see, the first ``D · pc_ratio`` channels only; the others pass by,
-    and a channel shuffle (Zhang et al., ShuffleNet, CVPR 2018) lets the next edge see them.
+    and a channel shuffle (Zhang et al., ShuffleNet, CVPR 2018) interleaves both.
 
     Args:
         dim: width D.

@@ -49,7 +49,8 @@ class EdgeLogits:
         joint = self.op / self.temperature if tempered else self.op
         if self.family is not None:
             family = self.family / self.family_temperature if tempered else self.family
-            joint = joint + family @ self.member.T
+            # Not a matrix product: autocast would round it to half precision.
+            joint = joint + (family.unsqueeze(1) * self.member).sum(dim=2)
         return joint.masked_fill(~self.alive, PRUNED)
 
 
