@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,22 +28,104 @@ def write_csv(path: Path, rows: int = 400) -> Path:
     return path
 
 
-def test_search_ends_with_a_table_and_a_run_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    data, run = write_csv(tmp_path / "x.csv"), tmp_path / "run"
-    size = (
-        "--candidates 2 --top-k 1 --search-epochs 1 --final-epochs 1 --max-train-batches 2 --hidden-dims 8 --workers 1"
-    )
-    code = main(
-        ["search", "--data", str(data), "--lookback", "24", "--horizon", "4", "--run-dir", str(run), *size.split()]
-    )
-    shown = capsys.readouterr().out
+SIZE = "--candidates 2 --top-k 1 --trial-steps 2 --search-epochs 1 --final-epochs 1 --max-train-batches 2 --workers 1"
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, str]:
+    """The file, the run folder and what was printed of one small search."""
+    folder = tmp_path_factory.mktemp("cli")
+    data, run, shown = write_csv(folder / "x.csv"), folder / "run", io.StringIO()
+    with contextlib.redirect_stdout(shown):
+        window = ["--lookback", "24", "--horizon", "4", "--hidden-dims", "8"]
+        code = main(["search", "--data", str(data), "--run-dir", str(run), *window, *SIZE.split()])
     assert code == 0
+    return data, run, shown.getvalue()
+
+
+def test_search_ends_with_a_table_and_a_run_folder(searched: tuple[Path, Path, str]) -> None:
+    _, run, shown = searched
     for name in ("last_value", "seasonal_naive", "ridge_shared", "ridge_per_channel", "blend", "total:"):
         assert name in shown
     assert (run / "model" / "model.safetensors").is_file()
-    assert (run / "model" / "scaler.json").is_file()
     assert "baselines" in json.loads((run / "result.json").read_text())
     assert len((run / "events.jsonl").read_text().splitlines()) > 5
+    recipe = json.loads((run / "model" / "scaler.json").read_text())
+    assert (recipe["lookback"], recipe["horizon"], recipe["channels"]) == (24, 4, ["a", "b"])
+
+
+def test_show_prints_data_ops_scores_times_and_size(searched: tuple, capsys: pytest.CaptureFixture[str]) -> None:
+    _, run, _ = searched
+    assert main(["show", str(run)]) == 0
+    shown = capsys.readouterr().out
+    result = json.loads((run / "result.json").read_text())
+    assert "data:    x, 2 channels (a, b), step 1 hour" in shown
+    assert "windows: 24 rows in, 4 out" in shown
+    for cell in result["arch_spec"]["cells"]:
+        for edge in cell["edges"]:
+            assert f"{edge['source']}->{edge['target']} {edge['op']['name']}" in shown
+    for name, metrics in result["baselines"].items():
+        assert name in shown
+        assert f"{metrics['mse']:.4f}" in shown
+    assert f"{result['num_parameters']:,} parameters" in shown
+    for phase, seconds in result["phase_seconds"].items():
+        assert re.search(rf"{phase} +{seconds:.1f}", shown)
+
+
+def test_show_says_what_an_unfinished_run_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "candidates.json").write_text("[{}, {}]")
+    assert main(["show", str(tmp_path)]) == 0
+    assert "did not finish; there is:\n  2 scored candidates" in capsys.readouterr().out
+    (tmp_path / "result.json").write_text('{"finalists": [1]}')
+    assert main(["show", str(tmp_path)]) == 2
+    assert "not what a search writes" in capsys.readouterr().err
+    assert main(["show", str(tmp_path / "none")]) == 2
+
+
+def test_predict_goes_on_where_the_file_ends(searched: tuple, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    data, run, _ = searched
+    out = tmp_path / "forecast.csv"
+    assert main(["predict", "--run", str(run), "--data", str(data), "--out", str(out)]) == 0
+    assert "4 rows x 2 channels, 2024-01-17 16:00:00 to 2024-01-17 19:00:00" in capsys.readouterr().out
+    header, *rows = out.read_text().splitlines()
+    assert header == "date,a,b"
+    assert [row.split(",")[0] for row in rows] == [f"2024-01-17 {hour}:00:00" for hour in (16, 17, 18, 19)]
+    assert all(abs(float(cell)) < 3 for row in rows for cell in row.split(",")[1:])
+    assert [path.name for path in tmp_path.iterdir()] == ["forecast.csv"]
+
+
+def test_predict_reads_chosen_columns_and_fills_gaps(searched: tuple, tmp_path: Path, capsys) -> None:
+    data, run, _ = searched
+    header, *rows = data.read_text().splitlines()
+    wide = tmp_path / "wide.csv"
+    body = [f"{row.split(',')[0]},text,{'' if k == 390 else row.split(',')[1]},{row.split(',')[2]}" for k, row in
+            enumerate(rows)]  # fmt: skip
+    wide.write_text("\n".join(["date,station,a,b", *body]) + "\n")
+    call = ["predict", "--run", str(run), "--data", str(wide), "--out", str(tmp_path / "f.csv")]
+    for extra, message in (
+        ([], "wide.csv has ['station'], which the run was not trained on"),
+        (["--columns", "a"], "--columns lacks ['b']"),
+        (["--columns", "b", "a"], "column 'a', line 392: the cell is empty"),
+        (["--columns", "b", "a", "--impute", "linear", "--out", str(tmp_path / "f.json")], "must end in .csv"),
+        (["--columns", "b", "a", "--impute", "linear", "--out", str(wide)], "is the file of --data"),
+    ):
+        assert main([*call, *extra]) == 2
+        assert message in capsys.readouterr().err
+    assert header == "date,a,b"
+    assert main([*call, "--columns", "b", "a", "--impute", "linear"]) == 0
+    assert (tmp_path / "f.csv").read_text().startswith("date,a,b\n2024-01-17 16:00:00,")
+
+
+def test_help_imports_neither_torch_nor_numpy() -> None:
+    code = (
+        "import sys; from foreblocks.darts.cli import main\n"
+        "try: main(['predict', '--help'])\n"
+        "except SystemExit: pass\n"
+        "sys.exit(str({'torch', 'numpy'} & set(sys.modules) or 0))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr == "0\n"
+    assert "--impute" in done.stdout
 
 
 def test_bad_input_is_one_line_and_code_2(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,6 +32,7 @@ DEFAULT_FFN_VARIANTS: list[str] = ["auto"]
 RELAXATIONS = ("softmax", "gdas", "drnas", "pc", "fair")
 PERTURBATIONS = ("none", "random", "adversarial")
 ALPHA_INITS = ("noise", "zero_cost")
+IMPUTE_METHODS = ("linear", "ffill")
 TEMPERATURE_SCHEDULES = ("cosine", "exponential", "linear", "step", "constant")
 PRUNING_STRATEGIES = ("performance", "probability", "gradient", "entropy")
 ROBUSTNESS_MODES = ("topk_freq", "avg_rank", "worst_rank", "spearman")

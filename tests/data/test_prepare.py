@@ -43,7 +43,7 @@ def test_from_path_and_from_frame(tmp_path: Path):
     assert ready.channels == ["c0", "c1", "c2"]
     assert ready.dates[0] == np.datetime64("2020-01-01")
     assert (len(ready.train), len(ready.val), len(ready.test)) == (125, 17, 37)
-    assert describe(ready) == "mine: 200 rows x 3 channels, step 1 day, 0:00:00; windows 125 / 17 / 37"
+    assert describe(ready) == "mine: 200 rows x 3 channels, step 1 day; windows 125 / 17 / 37"
 
 
 @pytest.mark.parametrize("lookback", [1, 12, 50])

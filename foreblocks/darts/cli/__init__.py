@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from .._core.errors import DartsError
 from ..config import PERTURBATIONS, RELAXATIONS
+from .predict import add_predict
+from .show import add_show
+from .sources import add_data_arguments, read_frame
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -20,6 +23,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
         return arguments.run(arguments)
+    except BrokenPipeError:  # the reader, such as head, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except (DartsError, OSError, TypeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -39,12 +45,10 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     search.set_defaults(run=_search)
     data = search.add_argument_group("data")
-    data.add_argument("--data", help="a CSV (first column a date, the rest channels), or a name of the catalog")
-    data.add_argument("--demo", action="store_true", help="use the embedded hourly weather of three airports")
-    data.add_argument("--data-dir", help="folder of the catalog's files; default: $FOREBLOCKS_DATA")
+    add_data_arguments(data, catalog=True)
     data.add_argument("--lookback", type=int, default=96, help="input steps L")
     data.add_argument("--horizon", type=int, default=24, help="forecast steps H")
-    data.add_argument("--period", type=int, help="steps of a season, for the seasonal naive; default: a day")
+    data.add_argument("--period", type=int, help="steps of a season, for the seasonal naive; default: by the dates")
     size = search.add_argument_group("size of the search")
     size.add_argument("--candidates", type=int, default=8, help="candidates that are sampled and screened")
     size.add_argument("--top-k", type=int, default=3, help="candidates that are searched")
@@ -71,6 +75,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--threads", type=int, default=1, help="torch threads of each final training")
     run.add_argument("--device", default="auto", help="auto, cpu, cuda")
     run.add_argument("--run-dir", help="folder for the run; default: runs/<name>-<seed>")
+    add_show(commands)
+    add_predict(commands)
     table = commands.add_parser("kernels", help="show which compiled kernels run here, and why not", allow_abbrev=False)
     table.set_defaults(run=_kernels)
     return parser
@@ -90,11 +96,9 @@ def _search(a: argparse.Namespace) -> int:
     from ..trainer import DARTSTrainer
     from .progress import SearchProgress
 
-    frame, period = _frame(a)
+    frame, period = read_frame(a)
     prepared = prepare(frame, lookback=a.lookback, horizon=a.horizon)
     print(describe(prepared))
-    for note in frame.notes:
-        print(f"  note: {note}")
     trainer = DARTSTrainer(len(prepared.channels), a.hidden_dims, a.horizon, a.lookback, a.device, a.ops, a.arch_modes)
     progress = SearchProgress()
     began = time.perf_counter()
@@ -115,7 +119,7 @@ def _search(a: argparse.Namespace) -> int:
             final_threads=a.threads,
             final_max_train_batches=a.final_max_train_batches or None,
             seasonal_period=a.period or period,
-            scaler=prepared.scaler.to_dict(),
+            scaler=prepared.recipe.to_dict(),
             loss_type=a.loss,
             final_loss_type=a.loss,
             relaxation=a.relaxation,
@@ -128,19 +132,3 @@ def _search(a: argparse.Namespace) -> int:
     print(format_result_table(result))
     print(f"total: {time.perf_counter() - began:.0f} s")
     return 0
-
-
-def _frame(a: argparse.Namespace) -> tuple[Any, int | None]:
-    """Return the series and its seasonal period: of the catalog, else a day by the step of its dates."""
-    from ..data import CATALOG, DEMO_PERIOD, dataset_entry, load_dataset, load_demo, read_csv
-
-    if a.demo == bool(a.data):
-        raise TypeError("give either --data FILE_OR_NAME or --demo.")
-    if a.demo:
-        return load_demo(), DEMO_PERIOD
-    if not Path(a.data).exists() and a.data.lower() in {name.lower() for name in CATALOG}:
-        return load_dataset(a.data, a.data_dir), dataset_entry(a.data).period
-    frame = read_csv(a.data)
-    seconds = frame.step.total_seconds() if frame.step is not None else 0.0
-    steps = round(86_400 / seconds) if 0 < seconds < 86_400 else None
-    return frame, steps

@@ -5,20 +5,26 @@ from __future__ import annotations
 from .adapters import HasWindowStarts
 from .batches import iter_batches, loader_batch_size
 from .catalog import CATALOG, DatasetEntry, dataset_entry, find_dataset, load_dataset
-from .csv import read_csv
+from .csv import read_channels, read_csv
 from .demo import DEMO_NAME, DEMO_PERIOD, load_demo
 from .frame import SeriesFrame
+from .gaps import fill_gaps
 from .prepare import Prepared, describe, prepare
+from .recipe import DataRecipe
 from .scaling import StandardScaler
 from .sources import as_source, check_source, finite_batch
 from .splits import Split, standard_split
+from .steps import DateStep, find_step
+from .tables import check_table_path, write_table
 from .windows import WindowDataset, collate_windows
 
 __all__ = [
     "CATALOG",
     "DEMO_NAME",
     "DEMO_PERIOD",
+    "DataRecipe",
     "DatasetEntry",
+    "DateStep",
     "HasWindowStarts",
     "Prepared",
     "SeriesFrame",
@@ -27,16 +33,21 @@ __all__ = [
     "WindowDataset",
     "as_source",
     "check_source",
+    "check_table_path",
     "collate_windows",
     "dataset_entry",
     "describe",
+    "fill_gaps",
     "find_dataset",
+    "find_step",
     "finite_batch",
     "iter_batches",
     "load_dataset",
     "load_demo",
     "loader_batch_size",
     "prepare",
+    "read_channels",
     "read_csv",
     "standard_split",
+    "write_table",
 ]

@@ -13,14 +13,24 @@ from pathlib import Path
 
 import numpy as np
 
-from .._core.errors import DataError
-from .dates import check_dates, looks_like_date, parse_dates
-from .frame import SeriesFrame, check_finite, check_names, median_step
+from .._core.errors import DataError, check_choice
+from ..config import IMPUTE_METHODS
+from .dates import check_dates, looks_like_date, parse_dates, parse_offsets
+from .frame import SeriesFrame, check_finite, check_names, find_columns, median_step
+from .gaps import fill_gaps
 
 _SEPARATORS = (",", ";", "\t")
+_NO_VALUE = frozenset({"", "na", "n/a", "nan", "null", "none"})
 
 
-def read_csv(path: str | Path, *, encoding: str = "utf-8", ordered: bool = True) -> SeriesFrame:
+def read_csv(
+    path: str | Path,
+    *,
+    encoding: str = "utf-8",
+    ordered: bool = True,
+    columns: Sequence[str] | None = None,
+    impute: str | None = None,
+) -> SeriesFrame:
     """Read a ``.csv`` or ``.csv.gz``: a header line, then a date and the channel values per line.
 
     The separator is a comma, else a semicolon, else a tab, whichever the header has first. Blank lines are skipped.
@@ -31,18 +41,30 @@ def read_csv(path: str | Path, *, encoding: str = "utf-8", ordered: bool = True)
         encoding: of the text; files from Windows often need ``"latin-1"``.
         ordered: refuse duplicate and unsorted dates. Switch it off only for a file whose rows are known to be in order
             although its dates are wrong.
+        columns: channels to read, in this order; the others may hold anything. None reads all.
+        impute: ``"linear"`` or ``"ffill"`` fills empty cells and those that say NA, NaN, null or none; the log says how
+            many. None refuses them.
 
     Returns:
         The series, unscaled; its name is the file name without ``.csv``.
 
     Raises:
         DataError: no such file; or it is empty, badly encoded, has no header or no channel, a repeated column name, a
-            ragged row, a cell that is empty or no finite number, a date that cannot be read, is repeated or goes back.
-            The message names column and line (from 1).
+            ragged row, a cell that is empty or no finite number, an asked column that is not there, a date that cannot
+            be read, is repeated or goes back. The message names column and line (from 1).
     """
     path = Path(path)
     name = path.name.removesuffix(".gz").removesuffix(".csv")
-    return parse_csv(read_bytes(path), name, encoding=encoding, ordered=ordered)
+    return parse_csv(read_bytes(path), name, encoding=encoding, ordered=ordered, columns=columns, impute=impute)
+
+
+def read_channels(path: str | Path, *, encoding: str = "utf-8") -> list[str]:
+    """Return the channel names of a CSV without reading its values; arguments and errors as ``read_csv``."""
+    path = Path(path)
+    name = path.name.removesuffix(".gz").removesuffix(".csv")
+    header, _, _ = _split(_decode(read_bytes(path), name, encoding), name)
+    _check_header(header, name)
+    return header[1:]
 
 
 def read_bytes(path: Path) -> bytes:
@@ -58,19 +80,36 @@ def read_bytes(path: Path) -> bytes:
         raise DataError(f"{path}: cannot be read ({error}).") from error
 
 
-def parse_csv(raw: bytes, name: str, *, encoding: str = "utf-8", ordered: bool = True) -> SeriesFrame:
+def parse_csv(
+    raw: bytes,
+    name: str,
+    *,
+    encoding: str = "utf-8",
+    ordered: bool = True,
+    columns: Sequence[str] | None = None,
+    impute: str | None = None,
+) -> SeriesFrame:
     """Parse the bytes of a CSV; arguments and errors as ``read_csv``."""
+    if impute is not None:
+        check_choice("impute", impute, IMPUTE_METHODS)
     header, rows, lines = _split(_decode(raw, name, encoding), name)
     column, channels = header[0] or "date", header[1:]
     _check_header(header, name)
     _check_widths(rows, lines, header, name)
     if not rows:
         raise DataError(f"{name}: no rows below the header.")
-    dates = parse_dates([row[0].strip() for row in rows], lines, column=column, name=name)
-    frame = SeriesFrame(dates, channels, _parse_values(rows, lines, channels, name), name=name)
-    check_finite(frame, lines)
+    cells = [row[0].strip() for row in rows]
+    dates, offsets = parse_dates(cells, lines, column=column, name=name), parse_offsets(cells)
+    if columns is not None:
+        picked = find_columns(channels, columns, name)
+        channels, rows = list(columns), [[row[0], *(row[k + 1] for k in picked)] for row in rows]
+    values = _parse_values(rows, lines, channels, name, gaps=impute is not None)
+    frame = SeriesFrame(dates, channels, values, name=name, offsets=offsets)
     if ordered:
-        check_dates(dates, lines, column=column, name=name)
+        check_dates(dates, lines, column=column, name=name, offsets=offsets)
+    if impute is not None:
+        frame = fill_gaps(frame, impute)
+    check_finite(frame, lines)
     return dataclasses.replace(frame, step=median_step(dates))
 
 
@@ -132,9 +171,16 @@ def _check_widths(rows: Sequence[Sequence[str]], lines: Sequence[int], header: S
     raise DataError(f"{name}: line {lines[row]} has {found} cells, the header {width} ({where}).")
 
 
-def _parse_values(rows: list[list[str]], lines: Sequence[int], channels: Sequence[str], name: str) -> np.ndarray:
-    """Return float64 ``[rows, C]``; Python's float also takes ``1_0``, which is no number in a CSV."""
+def _parse_values(
+    rows: list[list[str]], lines: Sequence[int], channels: Sequence[str], name: str, *, gaps: bool
+) -> np.ndarray:
+    """Return float64 ``[rows, C]``; Python's float also takes ``1_0``, which is no number in a CSV.
+
+    With ``gaps`` a cell without a value is NaN.
+    """
     cells = list(chain.from_iterable(row[1:] for row in rows))
+    if gaps:
+        cells = ["nan" if cell.strip().lower() in _NO_VALUE else cell for cell in cells]
     try:
         values = np.array(list(map(float, cells)), dtype=np.float64)
     except ValueError:
@@ -143,7 +189,8 @@ def _parse_values(rows: list[list[str]], lines: Sequence[int], channels: Sequenc
         position = next(k for k, cell in enumerate(cells) if not _is_number(cell))
         row, column = divmod(position, len(channels))
         cell = cells[position].strip()
-        problem = f"{cell!r} is not a number" if cell else "the cell is empty"
+        fill = " (impute='linear' or 'ffill', --impute, fills it)"
+        problem = f"{cell!r} is not a number" if cell else f"the cell is empty{fill}"
         raise DataError(f"{name}: column {channels[column]!r}, line {lines[row]}: {problem}.")
     return values.reshape(len(rows), len(channels))
 

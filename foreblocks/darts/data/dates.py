@@ -10,7 +10,7 @@ import numpy as np
 
 from .._core.errors import DataError
 from .._core.logging import get_logger
-from .frame import median_step
+from .steps import find_wall_step
 
 _LOG = get_logger(__name__)
 _INTEGER = re.compile(r"[+-]?\d{1,18}", re.ASCII)
@@ -52,8 +52,30 @@ def parse_dates(cells: Sequence[str], lines: Sequence[int], *, column: str, name
     return np.array(stamps, dtype="datetime64[us]")
 
 
-def check_dates(dates: np.ndarray, lines: Sequence[int], *, column: str, name: str) -> None:
+def parse_offsets(cells: Sequence[str]) -> np.ndarray | None:
+    """Return what each ISO date is ahead of UTC (``timedelta64[us]`` ``[rows]``); None if none of them says so.
+
+    Args:
+        cells: text of each row, stripped, of which ``parse_dates`` made dates.
+    """
+    if _offset(cells[0]) is None and _offset(cells[-1]) is None:
+        return None
+    return np.array([_offset(cell) or datetime.timedelta() for cell in cells], dtype="timedelta64[us]")
+
+
+def _offset(cell: str) -> datetime.timedelta | None:
+    try:
+        return _Stamp.fromisoformat(cell).utcoffset()
+    except ValueError:  # another form of date, which has no offset
+        return None
+
+
+def check_dates(
+    dates: np.ndarray, lines: Sequence[int], *, column: str, name: str, offsets: np.ndarray | None = None
+) -> None:
     """Refuse repeated and unsorted dates; warn once about an irregular step, naming the first such line.
+
+    Calendar months and weekdays are regular, also on a clock with daylight saving time (``offsets``).
 
     Raises:
         DataError: the first date that repeats an earlier one or goes back in time.
@@ -67,17 +89,16 @@ def check_dates(dates: np.ndarray, lines: Sequence[int], *, column: str, name: s
         if len(earlier):
             raise DataError(f"{place} is a duplicate of line {lines[int(earlier[0])]}.")
         raise DataError(f"{place} is before line {lines[row - 1]} ({dates[row - 1]}): the dates are not sorted.")
-    if not len(steps):
+    step = find_wall_step(dates, offsets)
+    if step is None:
         return
-    usual = int(np.sort(steps)[len(steps) // 2])
-    odd = np.flatnonzero(steps != usual)
+    odd = np.flatnonzero(~step.is_even(dates if offsets is None or not step.on_the_clock else dates + offsets))
     if len(odd):
         row = int(odd[0]) + 1
-        shown = median_step(dates) or usual
         _LOG.warning(
             "%s: column %r has irregular steps: %d of %d differ from the usual %s, the first at line %s (%s). "
             "Rows are used one after the other, as if evenly spaced.",
-            *(name, column, len(odd), len(steps), shown, lines[row], dates[row]),
+            *(name, column, len(odd), len(steps), step, lines[row], dates[row]),
         )
 
 

@@ -46,7 +46,7 @@ def load_demo() -> SeriesFrame:
             values[row_of[stamp], channels.index(channel)] = value
     notes = _repair(values, channels)
     for note in notes:
-        _LOG.info("%s: %s", DEMO_NAME, note)
+        _LOG.warning("%s: %s", DEMO_NAME, note)
     return SeriesFrame(hours, channels, values, datetime.timedelta(hours=1), notes, DEMO_NAME)
 
 

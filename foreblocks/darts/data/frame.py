@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .._core.errors import DataError
+from .steps import DateStep, find_wall_step
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +25,7 @@ class SeriesFrame:
         step: median step between rows; None for an integer index or a single row.
         notes: what was repaired or is known to be odd, one sentence each.
         name: what messages call the series; a file's stem.
+        offsets: ``timedelta64[us]`` ``[rows]``, how far ahead of UTC the file wrote each date; None if it did not say.
 
     Raises:
         DataError: the shapes do not fit together or two channels share a name.
@@ -34,6 +37,7 @@ class SeriesFrame:
     step: datetime.timedelta | None = None
     notes: tuple[str, ...] = ()
     name: str = "series"
+    offsets: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         if self.values.ndim != 2:
@@ -48,6 +52,42 @@ class SeriesFrame:
         """Return the number of rows."""
         return len(self.values)
 
+    def select(self, columns: Sequence[str]) -> SeriesFrame:
+        """Return the series with these channels only, in this order.
+
+        Raises:
+            DataError: none is asked for, one is not there, or one is asked for twice.
+        """
+        return dataclasses.replace(
+            self, channels=list(columns), values=self.values[:, find_columns(self.channels, columns, self.name)]
+        )
+
+    @property
+    def date_step(self) -> DateStep | None:
+        """How the dates go on; None for a single row."""
+        return find_wall_step(self.dates, self.offsets)
+
+    def dates_after(self, count: int, step: DateStep | None = None) -> np.ndarray:
+        """Return the ``count`` dates that follow the last row, of the kind of ``dates``.
+
+        Steps below a day are taken in UTC, so a change to or from daylight saving time neither repeats nor skips an
+        hour. Days, weekdays and months are taken on the clock of the file; where its offset from UTC changed, the
+        future keeps that of the last row.
+
+        Args:
+            count: at least 1.
+            step: None means ``date_step``.
+
+        Raises:
+            DataError: a single row and no ``step``, or dates beyond what 64 bits hold.
+        """
+        step = step or self.date_step
+        if step is None:
+            raise DataError(f"{self.name}: a single row has no step; its dates cannot be continued.")
+        if self.offsets is None or not step.on_the_clock:
+            return step.after(self.dates[-1], count)
+        return step.after(self.dates[-1] + self.offsets[-1], count) - self.offsets[-1]
+
 
 def check_names(channels: Sequence[str], name: str) -> None:
     """Raise ``DataError`` for an empty or repeated channel name, naming the columns (the date is column 1)."""
@@ -58,6 +98,19 @@ def check_names(channels: Sequence[str], name: str) -> None:
         if channel in seen:
             raise DataError(f"{name}: column name {channel!r} appears twice, in columns {seen[channel]} and {column}.")
         seen[channel] = column
+
+
+def find_columns(channels: Sequence[str], columns: Sequence[str], name: str) -> list[int]:
+    """Return where each of ``columns`` is among ``channels``; ``DataError`` as ``SeriesFrame.select``."""
+    if isinstance(columns, str) or not columns:
+        raise DataError(f"{name}: columns={columns!r} must be at least one channel name of {list(channels)}.")
+    repeated = [column for k, column in enumerate(columns) if column in columns[:k]]
+    if repeated:
+        raise DataError(f"{name}: columns names {repeated} twice.")
+    missing = [column for column in columns if column not in channels]
+    if missing:
+        raise DataError(f"{name}: no column {missing} in the header; there are {list(channels)}.")
+    return [channels.index(column) for column in columns]
 
 
 def check_finite(frame: SeriesFrame, lines: Sequence[int] | None = None) -> None:
@@ -74,7 +127,7 @@ def check_finite(frame: SeriesFrame, lines: Sequence[int] | None = None) -> None
     place = f"line {lines[row]}" if lines is not None else f"row {row} ({frame.dates[row]})"
     raise DataError(
         f"{frame.name}: column {frame.channels[column]!r}, {place}: {frame.values[row, column]} is not a finite number "
-        f"({int(bad.sum())} such cells in all). Fill or drop them first."
+        f"({int(bad.sum())} such cells in all). Fill or drop them first, or pass impute='linear' or 'ffill' (--impute)."
     )
 
 

@@ -13,6 +13,8 @@ from .._core.errors import DataError, check_int
 from .._core.seeding import generator
 from .csv import read_csv
 from .frame import SeriesFrame, check_finite
+from .gaps import fill_gaps
+from .recipe import DataRecipe
 from .scaling import StandardScaler
 from .splits import Split, standard_split
 from .windows import Window, WindowDataset, collate_windows
@@ -44,6 +46,11 @@ class Prepared:
     dates: np.ndarray
     frame: SeriesFrame
 
+    @property
+    def recipe(self) -> DataRecipe:
+        """What a model that is trained on these windows needs to know to forecast from another file."""
+        return DataRecipe(self.scaler, self.train.lookback, self.train.horizon, self.frame.name, self.frame.date_step)
+
     def loaders(self, batch_size: int = 32, seed: int = 0) -> Loaders:
         """Return train, validation and test ``DataLoader``s; the train one is shuffled, none drops its last batch.
 
@@ -65,6 +72,7 @@ def prepare(
     horizon: int,
     split: Split | None = None,
     name: str | None = None,
+    impute: str | None = None,
 ) -> Prepared:
     """Split, scale and window a series.
 
@@ -74,6 +82,7 @@ def prepare(
         horizon: H, at least 1.
         split: row borders; None means the standard ones of ``name``.
         name: decides the standard split; None means the name of the frame or file.
+        impute: ``"linear"`` or ``"ffill"`` fills what is missing and says how much; None refuses it.
 
     Raises:
         DataError: the file or a value cannot be used, a channel is constant over the train rows, or a part has too few
@@ -81,7 +90,9 @@ def prepare(
     """
     check_int("lookback", lookback, low=1)
     check_int("horizon", horizon, low=1)
-    frame = data if isinstance(data, SeriesFrame) else read_csv(data)
+    frame = data if isinstance(data, SeriesFrame) else read_csv(data, impute=impute)
+    if impute is not None:
+        frame = fill_gaps(frame, impute)
     check_finite(frame)
     rows = len(frame)
     split = split or standard_split(name or frame.name, rows)
@@ -123,6 +134,6 @@ def _fit(frame: SeriesFrame, split: Split) -> StandardScaler:
 def describe(prepared: Prepared) -> str:
     """Return one line: name, rows, channels, step and the number of windows of each part."""
     frame, parts = prepared.frame, (prepared.train, prepared.val, prepared.test)
-    step = f"step {frame.step}" if frame.step is not None else "integer index"
+    step = f"step {frame.date_step}" if frame.date_step is not None else "a single row"
     windows = " / ".join(str(len(part)) for part in parts)
     return f"{frame.name}: {len(frame)} rows x {len(frame.channels)} channels, {step}; windows {windows}"

@@ -1,0 +1,48 @@
+"""``foreblocks-darts predict --run RUN --data X.csv --out forecast.csv``: forecast what follows a file."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from .._core.errors import InvalidArgument
+from .sources import add_data_arguments, check_one_source, read_frame
+
+
+def add_predict(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "predict", help="forecast what follows a file, in its units", allow_abbrev=False,
+        description="Forecast the rows that follow the last one of a file, with the model of a run. The file needs the "
+        "channels and the step of the data that the run was trained on, and at least as many rows as it looks back.",
+    )  # fmt: skip
+    parser.add_argument("--run", dest="run_folder", metavar="RUN", required=True, help="folder of a run")
+    add_data_arguments(parser, catalog=False)
+    parser.add_argument("--out", required=True, help="file to write, .csv or .parquet")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
+    parser.set_defaults(run=_predict)
+
+
+def _predict(a: argparse.Namespace) -> int:
+    from ..data import check_table_path, read_csv, write_table
+    from ..data.csv import read_channels
+    from ..data.tables import format_dates
+    from ..search.saved_run import SavedRun, check_channels, forecast_frame
+
+    check_one_source(a)
+    out = check_table_path(a.out, argument="--out")
+    if a.data and Path(a.data).exists() and out.exists() and out.samefile(a.data):
+        raise InvalidArgument(f"--out {a.out} is the file of --data; name another one.")
+    run = SavedRun(Path(a.run_folder))
+    if a.demo:
+        frame, _ = read_frame(a)
+    else:
+        names = a.columns or read_channels(a.data)
+        check_channels(run.recipe, names, "--columns" if a.columns else Path(a.data).name)
+        frame = read_csv(a.data, columns=run.recipe.channels, impute=a.impute)
+    forecast = forecast_frame(run, frame, device=a.device)
+    write_table(out, forecast.dates, forecast.channels, forecast.values, offset=forecast.offset)
+    first, last = format_dates(forecast.dates[[0, -1]], forecast.offset)
+    print(f"{out}: {len(forecast.dates)} rows x {len(forecast.channels)} channels, {first} to {last}")
+    return 0

@@ -1,0 +1,48 @@
+"""Which data a command reads: a file, a data set of the catalog, or the demo."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from .._core.errors import InvalidArgument
+from ..config import IMPUTE_METHODS
+
+
+def add_data_arguments(group: Any, *, catalog: bool) -> None:
+    """Add ``--data``, ``--columns``, ``--impute`` and, for ``catalog``, where data sets come from."""
+    also = ", or a name of the catalog" if catalog else ""
+    group.add_argument("--data", help=f"a CSV (first column a date, the rest channels){also}")
+    group.add_argument("--demo", action="store_true", help="use the embedded hourly weather of three airports")
+    if catalog:
+        group.add_argument("--data-dir", help="folder of the catalog's files; default: $FOREBLOCKS_DATA")
+    group.add_argument("--columns", nargs="+", help="channels to read; default: all")
+    group.add_argument("--impute", choices=IMPUTE_METHODS, help="fill missing cells; default: refuse them")
+
+
+def read_frame(a: argparse.Namespace) -> tuple[Any, int | None]:
+    """Return the series and its seasonal period: of the catalog, else by the step of its dates.
+
+    Raises:
+        DataError, InvalidArgument: as the readers of ``data``.
+    """
+    from ..data import CATALOG, DEMO_PERIOD, dataset_entry, load_dataset, load_demo, read_csv
+
+    check_one_source(a)
+    if a.demo:
+        return _selected(load_demo(), a), DEMO_PERIOD
+    if not Path(a.data).exists() and a.data.lower() in {name.lower() for name in CATALOG}:
+        return _selected(load_dataset(a.data, a.data_dir), a), dataset_entry(a.data).period
+    frame = read_csv(a.data, columns=a.columns, impute=a.impute)
+    return frame, None if frame.date_step is None else frame.date_step.period
+
+
+def check_one_source(a: argparse.Namespace) -> None:
+    """Raise ``InvalidArgument`` unless exactly one of ``--data`` and ``--demo`` is given."""
+    if a.demo == bool(a.data):
+        raise InvalidArgument("give either --data FILE or --demo.")
+
+
+def _selected(frame: Any, a: argparse.Namespace) -> Any:
+    return frame if a.columns is None else frame.select(a.columns)
