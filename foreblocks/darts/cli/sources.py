@@ -8,6 +8,7 @@ from typing import Any
 
 from .._core.errors import InvalidArgument
 from ..config import IMPUTE_METHODS
+from .progress import DownloadProgress
 
 
 def add_data_arguments(group: Any, *, catalog: bool) -> None:
@@ -16,7 +17,8 @@ def add_data_arguments(group: Any, *, catalog: bool) -> None:
     group.add_argument("--data", help=f"a CSV (first column a date, the rest channels){also}")
     group.add_argument("--demo", action="store_true", help="use the embedded hourly weather of three airports")
     if catalog:
-        group.add_argument("--data-dir", help="folder of the catalog's files; default: $FOREBLOCKS_DATA")
+        group.add_argument("--data-dir", help="folder of the catalog's files; default: $FOREBLOCKS_DATA or the cache")
+        group.add_argument("--offline", action="store_true", help="do not fetch a missing data set of the catalog")
     group.add_argument("--columns", nargs="+", help="channels to read; default: all")
     group.add_argument("--impute", choices=IMPUTE_METHODS, help="fill missing cells; default: refuse them")
 
@@ -33,7 +35,9 @@ def read_frame(a: argparse.Namespace) -> tuple[Any, int | None]:
     if a.demo:
         return _selected(load_demo(), a), DEMO_PERIOD
     if not Path(a.data).exists() and a.data.lower() in {name.lower() for name in CATALOG}:
-        return _selected(load_dataset(a.data, a.data_dir), a), dataset_entry(a.data).period
+        with DownloadProgress(dataset_entry(a.data).name) as progress:
+            frame = load_dataset(a.data, a.data_dir, download=not a.offline, progress=progress)
+        return _selected(frame, a), dataset_entry(a.data).period
     frame = read_csv(a.data, columns=a.columns, impute=a.impute)
     return frame, None if frame.date_step is None else frame.date_step.period
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .adapters import HasWindowStarts
 from .batches import iter_batches, loader_batch_size
-from .catalog import CATALOG, DatasetEntry, dataset_entry, find_dataset, load_dataset
+from .catalog import CATALOG, DatasetEntry, cache_folder, dataset_entry, fetch_dataset, find_dataset, load_dataset
 from .csv import read_channels, read_csv
 from .demo import DEMO_NAME, DEMO_PERIOD, load_demo
 from .frame import SeriesFrame
@@ -32,11 +32,13 @@ __all__ = [
     "StandardScaler",
     "WindowDataset",
     "as_source",
+    "cache_folder",
     "check_source",
     "check_table_path",
     "collate_windows",
     "dataset_entry",
     "describe",
+    "fetch_dataset",
     "fill_gaps",
     "find_dataset",
     "find_step",
