@@ -25,14 +25,14 @@ PARAMETERS = {
     if p.kind is inspect.Parameter.KEYWORD_ONLY
 }
 BASE: dict[str, Any] = {"epochs": 3, "warmup_epochs": 0, "architecture_update_freq": 1, "arch_learning_rate": 0.03}
-BASE |= {"max_train_batches": 4, "max_val_batches": 2}
+BASE |= {"max_train_batches": 4, "max_val_batches": 2, "collapse_every": 0}
 SHRINK: dict[str, Any] = {"hybrid_pruning_start_epoch": 0, "hybrid_pruning_interval": 1}
 SHRINK |= {"hybrid_pruning_base_threshold": 1.0, "hybrid_pruning_strategy": "probability"}
 UNROLL = {"hessian_penalty_weight": 1.0}
 ONE_STEP = {"epochs": 1, "max_train_batches": 1}
 STILL = {"arch_learning_rate": 0.0, "model_learning_rate": 0.0}
 
-WILD = {"epochs": 6, "model_learning_rate": 1.0, "max_train_batches": 2}
+WILD = {"epochs": 6, "model_learning_rate": 1.0, "max_train_batches": 2, "collapse_every": 1}
 
 #: keyword → (another value, what must be set beside it for the keyword to matter)
 EFFECTS: dict[str, tuple[Any, dict[str, Any]]] = {
@@ -77,7 +77,7 @@ EFFECTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "perturbation_radius": (2.0, {"perturbation": "random"}),
     "perturbation_steps": (1, {"perturbation": "adversarial"}),
     "collapse_growth": (None, WILD),
-    "collapse_every": (2, {}),
+    "collapse_every": (1, {}),
     "alpha_init": ("zero_cost", {}),
     "config": (DARTSTrainConfig(edge_diversity_weight=5.0), {}),
     "seed": (1, {}),

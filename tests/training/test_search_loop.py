@@ -43,7 +43,7 @@ def windows() -> tuple[WindowDataset, WindowDataset]:
 def network(**changes) -> TimeSeriesDARTS:
     settings = {
         "input_dim": 2, "hidden_dim": 8, "latent_dim": 8, "forecast_horizon": 4, "seq_length": 16, "num_cells": 1,
-        "num_nodes": 3, "selected_ops": OPS, "arch_mode": "encoder_only",
+        "num_nodes": 3, "selected_ops": OPS, "arch_mode": "encoder_only", "num_layers": 0,
     }  # fmt: skip
     with seeded("network"):
         return TimeSeriesDARTS(**{**settings, **changes})
@@ -51,7 +51,7 @@ def network(**changes) -> TimeSeriesDARTS:
 
 def config(**changes) -> DARTSTrainConfig:
     settings = {"epochs": 4, "warmup_epochs": 0, "architecture_update_freq": 1, "arch_learning_rate": 0.05}
-    return DARTSTrainConfig(**{**settings, **changes})
+    return DARTSTrainConfig(**{**settings, "collapse_every": 0, **changes})
 
 
 def train(model: TimeSeriesDARTS | None = None, callbacks=(), **changes) -> dict[str, Any]:
