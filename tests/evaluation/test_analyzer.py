@@ -146,6 +146,7 @@ def test_statistics_hold_less_and_say_so(run: tuple[DARTSTrainer, Path]) -> None
             }
             assert row["rank_score"] is None
         assert "No derived architecture is recorded." in analyzer.generate_insights_report()
+        assert analyzer.patterns["operation_analysis"]["totals"]["overall"] == 1, "only the best one's ops are known"
 
 
 def test_an_interrupted_run_is_read_as_far_as_it_goes(run: tuple[DARTSTrainer, Path], tmp_path: Path) -> None:
@@ -309,6 +310,7 @@ def test_saving_writes_the_documented_files_there_and_only_there(
     run: tuple[DARTSTrainer, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("foreblocks.darts.evaluation._figures.DPI", 40)  # quick to write
     analyzer = analyze_darts_search(run[0], plot_dir="here/figures")
     names = {
         "encoder_decoder_analysis.png", "operation_analysis.png", "performance_analysis.png",

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from foreblocks.darts import DARTSTrainer
-from foreblocks.darts._core.errors import InvalidArgument
+from foreblocks.darts._core.errors import InvalidArgument, OptionalDependencyError
 from foreblocks.darts.data.windows import WindowDataset
 from foreblocks.darts.search.statistics import parallelism_levels
 from foreblocks.darts.search.whatif import lpt_estimate, mean_std, whatif_estimates
@@ -225,3 +225,17 @@ def test_stages_and_overheads_add_up() -> None:
 def test_mean_and_deviation() -> None:
     assert mean_std([1.0, 3.0]) == (2.0, 1.0)
     assert mean_std([]) == (None, None)
+
+
+def test_the_figure_is_left_out_aloud_without_matplotlib(
+    run: tuple[dict, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*args: object, **options: object) -> None:
+        raise OptionalDependencyError("drawing needs the package 'matplotlib'")
+
+    monkeypatch.setattr("foreblocks.darts.search.statistics.plot_training_curve", refuse)
+    search(collect_stats=True, stats_dir=str(tmp_path), run_name="plain")
+    assert "final_model_training.pdf is left out: drawing needs the package 'matplotlib'" in caplog.text
+    assert {"stats.json", "per_candidate.csv", "whatif_parallelism.csv"} == {
+        p.name for p in (tmp_path / "plain").iterdir()
+    }

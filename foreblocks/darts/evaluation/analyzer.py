@@ -17,7 +17,7 @@ from .analysis.correlations import METHODS, correlation_table
 from .analysis.insights import correlation_sentences, findings
 from .analysis.patterns import find_patterns
 from .analysis.records import load_records
-from .analysis.table import METRICS, analysis_rows, features, label, with_indicators
+from .analysis.table import METRICS, analysis_rows, features, with_indicators
 
 logger = get_logger(__name__)
 Size = tuple[float, float]
@@ -129,9 +129,8 @@ class StreamlinedDARTSAnalyzer:
             f"Analysis of {self.records.source}: {len(self.rows)} candidates scored, {len(self.records.promoted)} "
             f"promoted, {trained} searched, {len(self.records.finalists)} retrained."
         )
-        names = _Labels()
         parts = [head, *map(str, findings(self.records, self.rows))]
-        parts.append("\n".join(correlation_sentences(self.correlations(), names)))
+        parts.append("\n".join(correlation_sentences(self.correlations())))
         if self.records.verdict:
             parts.append(self.records.verdict)
         return "\n\n".join(parts) + "\n"
@@ -201,13 +200,6 @@ def analyze_enhanced_darts_search(
 ) -> StreamlinedDARTSAnalyzer:
     """Do the same as ``analyze_darts_search``."""
     return analyze_darts_search(search_results, save_plots, plot_dir)
-
-
-class _Labels(dict[str, str]):
-    """Every key of the table in words."""
-
-    def __missing__(self, key: str) -> str:
-        return label(key)
 
 
 def _pandas(feature: str) -> Any:

@@ -74,8 +74,7 @@ def missing(axes: Any, title: str, reason: str = "not recorded") -> None:
     """Say in place of a panel why there is none."""
     title_axes(axes, title)
     axes.text(0.5, 0.5, reason, ha="center", va="center", fontsize=9, color=MUTED, transform=axes.transAxes)
-    axes.set_xticks([])
-    axes.set_yticks([])
+    axes.tick_params(bottom=False, left=False, labelbottom=False, labelleft=False)  # ticks may be shared: kept
     for spine in axes.spines.values():
         spine.set_color(GRID)
 

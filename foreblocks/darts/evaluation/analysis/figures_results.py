@@ -46,7 +46,7 @@ def operations_figure(records: SearchRecords, rows: Rows, patterns: Mapping[str,
         total = counts["totals"][group]
         if total:
             shares = [100.0 * counts[group][op] / total for op in ops]
-            offered.barh(places + shift, shares, height=0.38, color=colour, label=f"{words} ({total})", zorder=3)
+            offered.barh(places + shift, shares, height=0.38, color=colour, label=f"{words} (n = {total})", zorder=3)
     panel(offered, "Offered to a candidate", x="share of the candidates, %", grid="x")
     offered.set_yticks(places, ops)
     for tick, op in zip(offered.get_yticklabels(), ops, strict=True):
@@ -54,8 +54,12 @@ def operations_figure(records: SearchRecords, rows: Rows, patterns: Mapping[str,
     offered.set_ylim(len(ops) - 0.4, -0.6)
     key = score_key(rows)
     table = {r["architectural_feature"]: r for r in correlation_table(rows, [f"op_{op}" for op in ops], [key])}
-    _intervals(effect, [table.get(f"op_{op}") for op in ops])
-    panel(effect, f"Correlation with the {label(key)}", x="r, 95 % interval (Fisher z)", grid="x")
+    title = f"Correlation with the {label(key)}"
+    if table:
+        _intervals(effect, [table.get(f"op_{op}") for op in ops])
+        panel(effect, title, x="r, 95 % interval (Fisher z)", grid="x")
+    else:
+        missing(effect, title, "too few candidates to tell")
     edges = [sum(c.get(op, 0) for c in records.op_counts.values()) for op in ops]
     if any(edges):
         for family in dict.fromkeys(family_of(op) for op in ops):
@@ -211,13 +215,29 @@ def _rung_panel(axes: Any, records: SearchRecords) -> None:
         colour, style = (ORANGE, 2.2) if best else (BLUE, 1.2)
         epochs, losses = zip(*points, strict=True)
         axes.plot(epochs, losses, color=colour, linewidth=style, marker="o", markersize=4, alpha=0.85, zorder=3 + best)
-        axes.annotate(
-            str(identity), points[-1], (6, 0), textcoords="offset points", fontsize=7.5, color=colour, va="center"
-        )
+    _name_ends(axes, lines, records.best_id)
     panel(axes, title, x="epochs of search (numbers: candidate)", y="validation MSE (lower is better)")
     axes.set_xticks(sorted({epochs for points in lines.values() for epochs, _ in points}))
     axes.margins(x=0.08)
     _log_if_wide(axes, [loss for points in lines.values() for _, loss in points])
+
+
+def _name_ends(axes: Any, lines: Mapping[Any, Sequence[tuple[float, float]]], best: Any) -> None:
+    """Write each candidate's number beside the end of its line; those that end at about one place share a text."""
+    losses = [loss for points in lines.values() for _, loss in points]
+    near = 0.03 * (max(losses) - min(losses))
+    ends = sorted((points[-1], identity) for identity, points in lines.items() if identity != best)
+    groups: list[tuple[tuple[float, float], list[str]]] = []
+    for (epoch, loss), identity in ends:
+        if groups and groups[-1][0][0] == epoch and loss - groups[-1][0][1] <= near:
+            groups[-1][1].append(str(identity))
+        else:
+            groups.append(((epoch, loss), [str(identity)]))
+    texts = [(place, ", ".join(names), BLUE) for place, names in groups]
+    if best in lines:
+        texts.append((lines[best][-1], f"{best} (best)", ORANGE))
+    for place, text, colour in texts:
+        axes.annotate(text, place, (6, 0), textcoords="offset points", fontsize=7.5, color=colour, va="center")
 
 
 def _test_panel(axes: Any, records: SearchRecords) -> None:

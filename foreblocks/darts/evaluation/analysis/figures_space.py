@@ -86,10 +86,7 @@ def _size_panel(figure: Any, axes: Any, rows: Rows, key: str) -> None:
         missing(axes, title)
         return
     widths = sorted({row["hidden_dim"] for row in known})
-    x = [
-        widths.index(row["hidden_dim"]) + offset
-        for row, offset in zip(known, spread(r[key] for r in known), strict=True)
-    ]
+    x = _beside(known, widths)
     y = [row["num_edges"] for row in known]
     drawn = axes.scatter(
         x, y, c=[row[key] for row in known], cmap="viridis", s=46, zorder=3,
@@ -103,6 +100,19 @@ def _size_panel(figure: Any, axes: Any, rows: Rows, key: str) -> None:
     bar.set_label(axis_label(key), fontsize=8, color=MUTED)
     bar.ax.tick_params(labelsize=7, colors=MUTED)
     bar.outline.set_visible(False)
+
+
+def _beside(rows: Rows, widths: list[int]) -> list[float]:
+    """Return the place of each candidate at its width, those of one size side by side."""
+    sizes: dict[tuple[int, int], list[int]] = {}
+    for k, row in enumerate(rows):
+        sizes.setdefault((row["hidden_dim"], row["num_edges"]), []).append(k)
+    places = [0.0] * len(rows)
+    for (width, _), members in sizes.items():
+        step = min(0.12, 0.8 / len(members))
+        for order, k in enumerate(members):
+            places[k] = widths.index(width) + step * (order - (len(members) - 1) / 2)
+    return places
 
 
 def _grid_panel(axes: Any, rows: Rows, key: str) -> None:
@@ -162,18 +172,18 @@ def configurations_figure(rows: Rows, top_k: int, figsize: Size) -> Any:
 
 
 def _facts(axes: Any, rows: Rows) -> None:
+    score = score_key(rows)
     columns = (
-        ("D", "hidden_dim"), ("cells", "num_cells"), ("nodes", "num_nodes"), ("sequence", "arch_mode"),
-        ("channels", "channel_mode"), ("patch", "patch_len"), ("norm", "series_norm"), ("head", "head"),
-        ("rank", score_key(rows)), ("trial", "trial_val_loss"), ("loss", "val_loss"), ("epochs", "epochs_trained"),
+        (0.02, "D", "hidden_dim"), (0.07, "cells", "num_cells"), (0.13, "nodes", "num_nodes"),
+        (0.2, "sequence", "arch_mode"), (0.355, "channels", "channel_mode"), (0.49, "patch", "patch_len"),
+        (0.555, "norm", "series_norm"), (0.62, "head", "head"),
+        (0.72, "rank" if score == "rank_score" else "score", score), (0.79, "trial", "trial_val_loss"),
+        (0.865, "loss", "val_loss"), (0.94, "epochs", "epochs_trained"),
     )  # fmt: skip
-    places = (0.02, 0.07, 0.13, 0.2, 0.355, 0.49, 0.555, 0.62, 0.72, 0.79, 0.865, 0.94)
-    for (title, key), x in zip(columns, places, strict=True):
-        axes.text(x, -0.85, title, fontsize=8, color=MUTED, fontweight="bold", ha="left")
+    for x, title, key in columns:
+        axes.text(x, -0.85, title, fontsize=8, color=MUTED, fontweight="bold")
         for y, row in enumerate(rows):
-            value = row[key]
-            text = _cell(value)
-            axes.text(x, y, text, fontsize=7.5, color=INK, va="center", ha="left")
+            axes.text(x, y, _cell(row[key]), fontsize=7.5, color=INK, va="center")
     axes.set_xlim(0, 1)
     axes.set_axis_off()
 

@@ -11,7 +11,7 @@ from typing import Any
 from .correlations import correlation
 from .patterns import Rows, family_shares
 from .records import SearchRecords
-from .table import LABELS, LOSSES, score_key
+from .table import LOSSES, label, score_key
 
 UNKNOWN = "too few candidates to tell"
 ENOUGH_POINTS = 10  # below this, a correlation that shows nothing is no sign that there is none
@@ -26,7 +26,7 @@ class Finding:
 
     Attributes:
         question: what was asked.
-        answer: ``yes``, ``no``, ``partly``, or ``too few candidates to tell``.
+        answer: ``yes``, ``no``, ``partly``, ``not clearly`` or ``too few candidates to tell``.
         evidence: sentences with the figures.
     """
 
@@ -60,7 +60,7 @@ def zero_cost_finding(records: SearchRecords, rows: Rows) -> Finding:
             continue
         order = [row[score] for row in known]
         result = correlation(order, [-row[metric] for row in known], method="spearman")
-        name = LABELS[metric]
+        name = label(metric)
         if result is None:
             evidence.append(f"Only {_count(len(known), 'candidate')} with a {name}.")
             continue
@@ -92,12 +92,13 @@ def improvement_finding(records: SearchRecords) -> Finding:
     if not pairs:
         return Finding(question, UNKNOWN, (f"No candidate was measured at two rungs ({len(losses)} at one).",))
     better = sum(last < first for first, last in pairs)
-    change = median(100.0 * (last / first - 1.0) for first, last in pairs if first > 0)
+    changes = [100.0 * (last / first - 1.0) for first, last in pairs if first > 0]
+    change = f"; median change {median(changes):+.1f} %" if changes else ""
     p = sign_test(better, len(pairs))
     budgets = [rung.get("epoch_budget") for rung in records.rungs]
     evidence = (
         f"{better} of {len(pairs)} derived models have a lower validation loss after their last rung than after "
-        f"their first (budgets {', '.join(map(str, budgets))} epochs); median change {change:+.1f} %.",
+        f"their first (budgets {', '.join(map(str, budgets))} epochs){change}.",
         f"Sign test: p = {p:.2g}.",
     )
     if p >= 0.05:
@@ -178,8 +179,8 @@ def sign_test(better: int, count: int) -> float:
     return min(1.0, 2.0 * sum(math.comb(count, k) for k in range(tail + 1)) / 2.0**count)
 
 
-def correlation_sentences(table: Sequence[Mapping[str, Any]], names: Mapping[str, str]) -> list[str]:
-    """Return what the correlations of architecture and performance amount to, given the names of their keys."""
+def correlation_sentences(table: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what the correlations of architecture and performance amount to."""
     if not table:
         return [f"No pair of feature and metric has enough different values: {UNKNOWN}."]
     first = table[0]
@@ -189,7 +190,7 @@ def correlation_sentences(table: Sequence[Mapping[str, Any]], names: Mapping[str
         f"p-values corrected by {first['correction'].capitalize()}: {len(significant)} significant."
     )
     lines = [
-        f"  {names[row['architectural_feature']]} and {names[row['performance_metric']]}: {row['correlation']:+.2f} "
+        f"  {label(row['architectural_feature'])} and {label(row['performance_metric'])}: {row['correlation']:+.2f} "
         f"({row['ci_low']:+.2f} to {row['ci_high']:+.2f}), corrected p = {row['p_value_corrected']:.2g}, "
         f"n = {row['sample_size']}."
         for row in significant[:10]
@@ -204,7 +205,7 @@ def _sign(low: float, high: float, count: int) -> str:
         return "yes"
     if high < 0:
         return "no"
-    return UNKNOWN if count < ENOUGH_POINTS or high - low > 1.0 else "partly"
+    return UNKNOWN if count < ENOUGH_POINTS or high - low > 1.0 else "not clearly"
 
 
 def _most_certain(answers: Sequence[str]) -> str:

@@ -21,7 +21,7 @@ def find_patterns(records: SearchRecords, rows: Rows) -> dict[str, Any]:
     * ``attention_analysis``: attention kernel → figures.
     * ``final_analysis``: the best candidate, the finalists and the test errors.
     * ``operation_analysis``: ``overall``, ``top_candidates``, ``trained_candidates`` (op → candidates that offer it,
-      every documented op is there) and ``totals``.
+      every documented op is there) and ``totals``, the candidates whose ops are known.
     * ``choices``: each fixed choice → word → figures.
     * ``families``: see ``family_shares``.
 
@@ -92,7 +92,7 @@ def _operations(records: SearchRecords) -> dict[str, Any]:
     counts = {name: _each(record.get("selected_ops") or () for record in group) for name, group in groups.items()}
     return {
         **{name: {op: counts[name][op] for op in ops} for name in groups},
-        "totals": {name: len(group) for name, group in groups.items()},
+        "totals": {name: sum(bool(r.get("selected_ops")) for r in group) for name, group in groups.items()},
     }
 
 
