@@ -94,6 +94,17 @@ def test_predict_goes_on_where_the_file_ends(searched: tuple, tmp_path: Path, ca
     assert [path.name for path in tmp_path.iterdir()] == ["forecast.csv"]
 
 
+def test_predict_draws_where_it_is_told(searched: tuple, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib", reason="the figure needs matplotlib: pip install 'foreblocks-darts[plot]'")
+    data, run, _ = searched
+    call = ["predict", "--run", str(run), "--data", str(data), "--out", str(tmp_path / "f.csv"), "--plot"]
+    assert main([*call, str(tmp_path / "f.foo")]) == 2
+    assert "choose a suffix" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    assert main([*call, str(tmp_path / "f.png")]) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["f.csv", "f.png"]
+
+
 def test_predict_reads_chosen_columns_and_fills_gaps(searched: tuple, tmp_path: Path, capsys) -> None:
     data, run, _ = searched
     header, *rows = data.read_text().splitlines()

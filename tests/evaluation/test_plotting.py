@@ -13,6 +13,7 @@ from torch import nn
 from foreblocks.darts import DARTSTrainer
 from foreblocks.darts._core.errors import DataError, InvalidArgument, OptionalDependencyError
 from foreblocks.darts.data import WindowDataset
+from foreblocks.darts.evaluation.forecast_plot import plot_forecast
 from foreblocks.darts.evaluation.plotting import (
     batched_forecast,
     plot_alpha_evolution,
@@ -190,6 +191,28 @@ def test_plots_without_a_match_are_refused(windows):
         plot_prediction(Shifted(), x, y, figsize=(4, -1))
     with pytest.raises(InvalidArgument, match="needs a final_model"):
         DARTSTrainer(2, device="cpu").plot_prediction(x, y)
+
+
+def test_what_follows_a_series_begins_at_its_last_point(tmp_path):
+    dates = np.datetime64("2024-01-01T00", "us") + np.arange(30) * np.timedelta64(1, "h")
+    values = np.arange(60.0).reshape(30, 2)
+    figure = plot_forecast(
+        dates[:24], values[:24], dates[24:], values[24:] + 1, names=["a", "b"], title="x", save_path=tmp_path / "f.svg"
+    )
+    for channel, axes in enumerate(figure.axes):
+        drawn = lines(axes)
+        np.testing.assert_array_equal(drawn["known"].get_ydata(), values[:24, channel])
+        np.testing.assert_array_equal(drawn["forecast"].get_ydata()[0], values[23, channel])
+        np.testing.assert_array_equal(drawn["forecast"].get_ydata()[1:], values[24:, channel] + 1)
+        np.testing.assert_array_equal(drawn["forecast"].get_xdata(), dates[23:])
+    assert b"<svg" in (tmp_path / "f.svg").read_bytes()
+    many = plot_forecast(
+        np.arange(3), np.ones((3, 20)), np.array([3]), np.ones((1, 20)), names=[str(k) for k in range(20)]
+    )
+    assert len(many.axes) == 12
+    assert "first 12 of 20 channels" in many.get_suptitle()
+    with pytest.raises(DataError, match="at least one row"):
+        plot_forecast(dates[:0], values[:0], dates[24:], values[24:], names=["a", "b"])
 
 
 def test_the_trainer_shows_by_default_and_says_when_it_cannot(windows, caplog, monkeypatch, tmp_path):

@@ -20,6 +20,7 @@ def add_predict(commands: Any) -> None:
     parser.add_argument("--run", dest="run_folder", metavar="RUN", required=True, help="folder of a run")
     add_data_arguments(parser, catalog=False)
     parser.add_argument("--out", required=True, help="file to write, .csv or .parquet")
+    parser.add_argument("--plot", help="figure to write as well: .png, .pdf, .svg")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
     parser.set_defaults(run=_predict)
 
@@ -28,10 +29,13 @@ def _predict(a: argparse.Namespace) -> int:
     from ..data import check_table_path, read_csv, write_table
     from ..data.csv import read_channels
     from ..data.tables import format_dates
+    from ..evaluation._figures import check_figure_path
     from ..search.saved_run import SavedRun, check_channels, forecast_frame
 
     check_one_source(a)
     out = check_table_path(a.out, argument="--out")
+    if a.plot:
+        check_figure_path(a.plot, argument="--plot")
     if a.data and Path(a.data).exists() and out.exists() and out.samefile(a.data):
         raise InvalidArgument(f"--out {a.out} is the file of --data; name another one.")
     run = SavedRun(Path(a.run_folder))
@@ -45,4 +49,20 @@ def _predict(a: argparse.Namespace) -> int:
     write_table(out, forecast.dates, forecast.channels, forecast.values, offset=forecast.offset)
     first, last = format_dates(forecast.dates[[0, -1]], forecast.offset)
     print(f"{out}: {len(forecast.dates)} rows x {len(forecast.channels)} channels, {first} to {last}")
+    if a.plot:
+        _plot(a.plot, frame, forecast, lookback=run.recipe.lookback)
     return 0
+
+
+def _plot(path: str, frame: Any, forecast: Any, *, lookback: int) -> None:
+    """Draw the forecast after the rows that the model saw, or four horizons of them where that is less."""
+    from ..evaluation.forecast_plot import plot_forecast
+
+    rows = slice(-min(lookback, max(4 * len(forecast.dates), 24)), None)
+    offset = 0 if forecast.offset is None else forecast.offset
+    known = frame.select(forecast.channels)
+    plot_forecast(
+        known.dates[rows] + offset, known.values[rows], forecast.dates + offset, forecast.values,
+        names=forecast.channels, title=f"{frame.name}: the next {len(forecast.dates)} rows", save_path=path,
+    )  # fmt: skip
+    print(f"{path}: the forecast after the last rows of {frame.name}")

@@ -89,11 +89,25 @@ def finish_figure(figure: Any, *, save_path: str | Path | None = None, show: boo
     return figure
 
 
+def check_figure_path(path: str | Path, *, argument: str = "save_path") -> Path:
+    """Return the path of a figure to write, after every check that needs no figure.
+
+    Raises:
+        InvalidArgument: a suffix that matplotlib does not write, or a folder that does not exist.
+        OptionalDependencyError: matplotlib is not installed.
+    """
+    path = Path(path)
+    base = require("matplotlib.backend_bases", extra="plot", feature=f"writing {path.name}").FigureCanvasBase
+    known = sorted(base.get_supported_filetypes())
+    if (path.suffix.removeprefix(".").lower() or "png") not in known:
+        raise InvalidArgument(f"{argument}={str(path)!r}: choose a suffix among {known}.")
+    if not path.parent.is_dir():
+        raise InvalidArgument(f"{argument}={str(path)!r} cannot be written: there is no folder {str(path.parent)!r}.")
+    return path
+
+
 def _save(figure: Any, path: Path) -> None:
-    known = figure.canvas.get_supported_filetypes()
-    kind = path.suffix.removeprefix(".").lower() or "png"
-    if kind not in known:
-        raise InvalidArgument(f"save_path={str(path)!r}: choose a suffix among {sorted(known)}.")
+    check_figure_path(path)
     try:
         figure.savefig(path, dpi=DPI)
     except OSError as error:
