@@ -40,11 +40,11 @@ from .search.ablation import ablation_weight_search
 from .search.candidates import CandidateConfig, SearchSpace, build_candidate, make_candidate
 from .search.lr_sensitivity import RateGrid, bilevel_lr_sensitivity
 from .search.multi_fidelity import run_multi_fidelity_search
-from .search.op_scoring import start_alphas
+from .search.op_scoring import DEFAULT_PROXY, score_operations, start_alphas
 from .search.progress import Progress
 from .search.robust_pool import robust_initial_pool_over_op_pools
 from .search.settings import SearchSettings
-from .search.zero_cost import evaluate_zero_cost_metrics, evaluate_zero_cost_metrics_raw
+from .search.zero_cost import evaluate_zero_cost_metrics, evaluate_zero_cost_metrics_raw, screening_windows
 from .training import checkpoint
 from .training.darts_loop import train_darts_model
 from .training.events import Callback
@@ -200,6 +200,17 @@ class DARTSTrainer:
             fast_mode=fast_mode, ablation=ablation, n_random=n_random, random_sigma=random_sigma, seed=seed,
             extra_proxies=extra_proxies,
         )  # fmt: skip
+
+    def score_operations(
+        self, model: nn.Module, dataloader: Any, *, proxy: str = DEFAULT_PROXY, max_samples: int = 64, seed: int = 0
+    ) -> dict[str, dict[str, float]]:
+        """Return ``{"cell_i_edge_j": {op: importance}}``: what a zero-cost proxy loses when the op is left out.
+
+        ``max_samples`` windows, spread over the data, are used; no training. ``train_darts_model(...,
+        alpha_init="zero_cost")`` starts the alphas from these scores.
+        """
+        x, y = screening_windows(self._source(dataloader, "train"), max_samples, seed)
+        return score_operations(model.to(self.device), x.to(self.device), y.to(self.device), proxy=proxy)
 
     def derive_final_architecture(self, model: nn.Module) -> nn.Module:
         """Return the discrete network that a searched model points to, with its weights, in eval mode."""

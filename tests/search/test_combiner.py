@@ -9,7 +9,14 @@ import numpy as np
 import pytest
 
 from foreblocks.darts._core.errors import InvalidArgument, OptionalDependencyError
-from foreblocks.darts.search.combiner import MIN_TRAINED, PENALTIES, _ridge, fit_combiner, trained_candidates
+from foreblocks.darts.search.combiner import (
+    MIN_TRAINED,
+    PENALTIES,
+    _ridge,
+    fit_combiner,
+    screening_report,
+    trained_candidates,
+)
 from foreblocks.darts.search.weight_schemes import spearman_from_scores
 
 NAMES = ("snip", "synflow", "naswot", "params")
@@ -129,3 +136,19 @@ def test_trained_candidates_of_a_search() -> None:
     records, _ = study(3)
     records[1]["trial"] = {"val_loss": 0.5, "steps": 10, "seconds": 1.0}
     assert trained_candidates(records) == ([records[1]], [0.5])
+
+
+@pytest.mark.parametrize("count", [0, 2, 3, MIN_TRAINED - 1, MIN_TRAINED])
+def test_screening_report_says_what_it_can(count: int) -> None:
+    records, losses = study(MIN_TRAINED + 2)
+    for record, loss in zip(records[:count], losses, strict=False):
+        record["trial"] = {"val_loss": float(loss)}
+    records[-1]["trial"] = {"val_loss": float("nan")}
+    report = screening_report(records)
+    assert report["trained"] == count
+    assert (report["vote_spearman"] is None) is (count < 3)
+    assert (report["combiner_spearman"] is None) is (count < MIN_TRAINED)
+    if count == MIN_TRAINED:
+        combiner = fit_combiner(records[:count], losses[:count])
+        assert report["combiner_spearman"] == combiner.loo_spearman
+        assert report["vote_spearman"] == pytest.approx(combiner.vote_spearman)

@@ -132,6 +132,12 @@ def test_equal_or_missing_scores_leave_the_noise() -> None:
     assert op_scoring._standardised([1.0, np.nan, 3.0]).tolist() == [-1.0, 0.0, 1.0]
 
 
+def test_the_trainer_scores_operations() -> None:
+    found = trainer().score_operations(build(), source(), max_samples=8, proxy="snip")
+    x, y = op_scoring.screening_windows(source(), 8, 0)
+    assert found == score_operations(build(), x, y, proxy="snip")
+
+
 def test_train_darts_model_takes_it() -> None:
     settings = {"epochs": 1, "max_train_batches": 2, "warmup_epochs": 1}
     plain = trainer().train_darts_model(build(), source(), source(1), **settings)

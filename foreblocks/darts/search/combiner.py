@@ -22,6 +22,7 @@ from .weight_schemes import spearman_from_scores
 
 KINDS = ("ridge", "boosted")
 MIN_TRAINED = 20
+MIN_COMPARED = 3
 PENALTIES = np.logspace(-2, 4, 13)
 Candidate = Mapping[str, Any]
 Predict = Callable[[np.ndarray], np.ndarray]
@@ -96,6 +97,8 @@ def fit_combiner(
         raise InvalidArgument("losses must be finite; leave candidates out that failed.")
     fit = _ridge if kind == "ridge" else _boosted(seed)
     names = _varying(candidates)
+    if not names:
+        raise InvalidArgument("candidates have no metric that tells two of them apart.")
     raw = _features(candidates, names)
     fill = np.nanmean(raw, axis=0)
     x, y = _filled(raw, fill), _places(loss)
@@ -115,6 +118,26 @@ def trained_candidates(records: Sequence[Candidate]) -> tuple[list[Candidate], l
     """Return the candidates of a search result that had a short training, and their validation losses."""
     tried = [record for record in records if "trial" in record]
     return tried, [float(record["trial"]["val_loss"]) for record in tried]
+
+
+def screening_report(records: Sequence[Candidate]) -> dict[str, Any]:
+    """Return how far the zero-cost metrics foretold the short trainings of a search.
+
+    Returns:
+        ``trained``: candidates with a short training; ``vote_spearman``: correlation of the vote over the metrics with
+        their order (the trainings are of the better half by that vote, so this is a part of the range only);
+        ``combiner_spearman``: leave-one-out correlation of a ridge fitted to them. None stands for too few candidates
+        (fewer than 3, or than ``MIN_TRAINED``) or none that differ.
+    """
+    tried, losses = trained_candidates(records)
+    finite = [(c, loss) for c, loss in zip(tried, losses, strict=True) if math.isfinite(loss)]
+    tried, losses = [c for c, _ in finite], [loss for _, loss in finite]
+    report: dict[str, Any] = {"trained": len(tried), "vote_spearman": None, "combiner_spearman": None}
+    if len(tried) >= MIN_COMPARED:
+        report["vote_spearman"] = spearman_from_scores(rank_scores(tried), [-loss for loss in losses])
+    if len(tried) >= MIN_TRAINED and _varying(tried):
+        report["combiner_spearman"] = fit_combiner(tried, losses).loo_spearman
+    return report
 
 
 def _values(candidate: Candidate) -> dict[str, float]:
@@ -137,11 +160,10 @@ def _squash(name: str, value: float) -> float:
 
 
 def _varying(candidates: Sequence[Candidate]) -> tuple[str, ...]:
+    """Return the metrics that have two different values at least."""
     names = sorted({name for candidate in candidates for name in _values(candidate)})
     columns = _features(candidates, names)
     kept = [name for name, column in zip(names, columns.T, strict=True) if len(set(column[~np.isnan(column)])) > 1]
-    if not kept:
-        raise InvalidArgument("candidates have no metric that tells two of them apart.")
     return tuple(kept)
 
 

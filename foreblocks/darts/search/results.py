@@ -9,6 +9,7 @@ from ..architecture.derive import derive_network
 from ..architecture.network import TimeSeriesDARTS
 from ..training.collapse import collapse_report
 from .candidates import CandidateConfig, build_candidate
+from .combiner import screening_report
 from .finish import Finalist, Finished
 from .halving import Runner
 from .progress import Progress
@@ -53,6 +54,7 @@ def assemble(progress: Progress, settings: SearchSettings) -> dict[str, Any]:
         "arch": str(best.spec),
         "phase_seconds": dict(progress.seconds),
         "failed_candidates": dict(progress.failures),
+        "screening": screening_report(progress.records),
         "rungs": progress.halving.rounds,
     }
 
@@ -113,6 +115,7 @@ def search_config(settings: SearchSettings, top_k: int) -> dict[str, Any]:
         "batch_size": settings.limits.batch_size,
         "max_train_batches": settings.limits.max_train_batches,
         "screening_windows": settings.screening_windows,
+        "rank_method": settings.rank_method,
     }
 
 
