@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from torch import nn
 
@@ -11,10 +12,22 @@ from .._core.errors import InvalidArgument
 from ..ops.registry import get_op
 from .build import ForecastNetwork, build_network
 from .cell import DARTSCell
+from .diversity import diverse_ops
 from .network import TimeSeriesDARTS
 from .relax import build_relaxation
 from .spec import ArchSpec, CellSpec, EdgeSpec, OpSpec
 from .transfer import transfer_weights
+
+
+@dataclass(frozen=True)
+class CellChoice:
+    """What is kept of a cell: ``ops``, the index of an op for every edge, and ``kept``, the edges themselves."""
+
+    ops: list[int]
+    kept: list[int]
+
+
+Choice = list[CellChoice]  # one per cell
 
 
 def chosen_edges(cell: DARTSCell, limit: int) -> list[int]:
@@ -28,23 +41,48 @@ def chosen_edges(cell: DARTSCell, limit: int) -> list[int]:
     return kept
 
 
-def derive_spec(model: TimeSeriesDARTS) -> ArchSpec:
-    """Return the architecture that the alphas point to: per edge the most probable op, per node its best inputs.
+def alpha_choice(model: TimeSeriesDARTS, *, diversity: bool = False) -> Choice:
+    """Return what the alphas point to: per edge the most probable op, per node its heaviest inputs.
+
+    ``diversity`` spreads the ops of a cell over its edges (``architecture.diversity``).
+    """
+    cells = []
+    for cell in model.cells:
+        kept = chosen_edges(cell, model.max_active_edges_per_node)
+        ops = [int(edge.probabilities().argmax()) for edge in cell.edges]
+        if diversity:
+            p = [cell.edges[index].probabilities().tolist() for index in kept]
+            spread = diverse_ops(p, [_importance(cell, index) for index in kept], cell.edges[0].names)
+            for index, op in zip(kept, spread, strict=True):
+                ops[index] = op
+        cells.append(CellChoice(ops, kept))
+    return cells
+
+
+def _importance(cell: DARTSCell, index: int) -> float:
+    source, target = cell.pairs[index]
+    weights = cell.edge_weights(target).detach()
+    return float(weights[source] / weights.max())
+
+
+def spec_of(model: TimeSeriesDARTS, choice: Choice) -> ArchSpec:
+    """Return the architecture of a choice, as data."""
+    cells = []
+    for cell, chosen in zip(model.cells, choice, strict=True):
+        names = [edge.names[op] for edge, op in zip(cell.edges, chosen.ops, strict=True)]
+        edges = [EdgeSpec(*cell.pairs[i], OpSpec(names[i], get_op(names[i]).path)) for i in chosen.kept]
+        cells.append(CellSpec(cell.num_nodes, tuple(edges)))
+    return ArchSpec(model.macro, tuple(cells))
+
+
+def derive_spec(model: TimeSeriesDARTS, *, diversity: bool = False) -> ArchSpec:
+    """Return the architecture that the alphas point to: see ``alpha_choice``.
 
     Raises:
         InvalidArgument: ``model`` is not a ``TimeSeriesDARTS``.
     """
     _check_searched(model)
-    cells = []
-    for cell in model.cells:
-        edges = []
-        for index in chosen_edges(cell, model.max_active_edges_per_node):
-            edge = cell.edges[index]
-            name = edge.names[int(edge.probabilities().argmax())]
-            source, target = cell.pairs[index]
-            edges.append(EdgeSpec(source, target, OpSpec(name, get_op(name).path)))
-        cells.append(CellSpec(cell.num_nodes, tuple(edges)))
-    return ArchSpec(model.macro, tuple(cells))
+    return spec_of(model, alpha_choice(model, diversity=diversity))
 
 
 def derive_network(model: TimeSeriesDARTS, spec: ArchSpec | None = None) -> ForecastNetwork:
@@ -61,13 +99,15 @@ def derive_network(model: TimeSeriesDARTS, spec: ArchSpec | None = None) -> Fore
 
 
 @contextmanager
-def derived_path(model: TimeSeriesDARTS) -> Iterator[TimeSeriesDARTS]:
-    """Make ``model`` compute exactly what its derived network would, for the length of a block."""
-    for cell in model.cells:
-        kept = chosen_edges(cell, model.max_active_edges_per_node)
-        cell.keep_edges(kept)
-        for edge in cell.edges:
-            edge.force(int(edge.probabilities().argmax()))
+def derived_path(model: TimeSeriesDARTS, choice: Choice | None = None) -> Iterator[TimeSeriesDARTS]:
+    """Make ``model`` compute exactly what its derived network would, for the length of a block.
+
+    ``choice`` None takes what the alphas point to.
+    """
+    for cell, chosen in zip(model.cells, alpha_choice(model) if choice is None else choice, strict=True):
+        cell.keep_edges(chosen.kept)
+        for edge, op in zip(cell.edges, chosen.ops, strict=True):
+            edge.force(op)
     try:
         yield model
     finally:

@@ -205,21 +205,28 @@ def alpha_snapshot(model: TimeSeriesDARTS) -> list[tuple[str, Any]]:
 
 
 def derived_loss(model: TimeSeriesDARTS, val: WindowSource, limits: LoopLimits, loss_type: str = "mse") -> float:
-    """Return the validation loss of the derived path with inherited weights, the mean over blocks of time.
-
-    Blocks weigh alike, so that one unusual stretch of the validation windows does not decide a promotion.
+    """Return the ``block_loss`` of the derived path with inherited weights.
 
     Raises:
         DivergedError: the derived path gives no finite loss, though the mixture may.
     """
+    with derived_path(model):
+        return block_loss(model, val, limits, loss_type)
+
+
+def block_loss(model: TimeSeriesDARTS, val: WindowSource, limits: LoopLimits, loss_type: str = "mse") -> float:
+    """Return the validation loss of a network as it is, the mean over blocks of time.
+
+    Blocks weigh alike, so that one unusual stretch of the validation windows does not decide a promotion.
+
+    Raises:
+        DivergedError: the loss is not finite.
+    """
     loss_fn = get_loss_function(loss_type)
     rows = torch.cat(validation_batches(val, limits))
     blocks = [block for block in rows.tensor_split(VALIDATION_BLOCKS) if len(block)]
-    with derived_path(model):
-        losses = [
-            mean_loss(model, val, block.split(256), loss_fn, limits=limits, role="validation") for block in blocks
-        ]
-    return check_finite_loss(sum(losses) / len(losses), "the validation of the derived network")
+    losses = [mean_loss(model, val, block.split(256), loss_fn, limits=limits, role="validation") for block in blocks]
+    return check_finite_loss(sum(losses) / len(losses), "the validation of a searched network")
 
 
 def train_darts_model(
