@@ -50,6 +50,7 @@ from .training.darts_loop import train_darts_model
 from .training.events import Callback
 from .training.final_trainer import train_final_model
 from .training.loop import LoopLimits
+from .training.select import DeriveSettings
 
 logger = get_logger(__name__)
 
@@ -389,6 +390,7 @@ class DARTSTrainer:
         rank_method: str = "vote",
         trial_steps: int = 100,
         finalists: int = 2,
+        derive: str | DeriveSettings = "argmax",
         final_threads: int = 1,
         final_max_train_batches: int | None = None,
         seasonal_period: int | None = None,
@@ -430,6 +432,9 @@ class DARTSTrainer:
             trial_steps: steps of a short training that orders the better half (by zero-cost rank) of the candidates
                 before ``top_k`` of them are searched; 0 leaves that to the zero-cost rank.
             finalists: survivors of the search that are retrained; the final model may join them.
+            derive: how a searched network becomes one architecture: ``argmax`` (what the alphas point to), ``perturb``
+                (what the network misses most, raced against ``argmax`` on validation), or a
+                ``training.select.DeriveSettings`` with tuning steps, random rivals and the diversity rule.
             final_threads: torch threads of each final training.
             final_max_train_batches: batches in an epoch of the final training.
             seasonal_period: steps of the seasonal naive baseline.
@@ -463,6 +468,7 @@ class DARTSTrainer:
             rank_method=rank_method,
             trial_steps=trial_steps,
             finalists=finalists,
+            derive=derive if isinstance(derive, DeriveSettings) else DeriveSettings(derive),
             final_threads=final_threads,
             final_max_train_batches=final_max_train_batches,
             keep_models=keep_models,

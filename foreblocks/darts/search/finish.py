@@ -14,12 +14,10 @@ from .._core.logging import get_logger
 from .._core.types import WindowSource
 from ..architecture.blend import BlendedForecaster
 from ..architecture.build import ForecastNetwork, build_network
-from ..architecture.derive import derive_network
 from ..evaluation.baselines import Baselines, build_baselines
 from ..evaluation.blend import BlendFit, fit_blend_on
 from ..evaluation.predict import score_models
 from ..training.events import Event, emit
-from .candidates import build_candidate
 from .executor import ProcessExecutor, SerialExecutor
 from .failures import has_failed, reasons
 from .halving import Runner
@@ -197,6 +195,4 @@ def _found_weights(runner: Runner, settings: SearchSettings) -> dict[str, Tensor
     """Return the weights that the search found for the derived network; None draws fresh ones."""
     if settings.search.retrain_final_from_scratch:
         return None
-    searched = build_candidate(runner.candidate, seed=runner.seed, relaxation=settings.train.chosen_relaxation)
-    searched.load_state_dict(runner.state["best_state"] or runner.state["model"])
-    return derive_network(searched, runner.spec).state_dict()
+    return runner.last["weights"]

@@ -13,6 +13,7 @@ from .._core.logging import get_logger
 from .._core.types import WindowSource
 from ..training.events import Event, emit
 from .candidates import CandidateConfig, make_candidates
+from .derivation import derive_survivors
 from .executor import ProcessExecutor, SerialExecutor, make_executor
 from .failures import has_failed, reasons
 from .finish import finish, retrain
@@ -70,7 +71,8 @@ def run_multi_fidelity_search(
         progress.halving = Halving(runners)
         run_halving(progress.halving, train, val, settings, executor, progress.failures)
     with _phase("phase4", progress, settings, folder):
-        survivors = sorted(progress.halving.survivors, key=lambda r: (r.derived_loss, r.record["candidate_id"]))
+        found = progress.halving.survivors
+        survivors = derive_survivors(found, train, val, settings, executor, progress.failures)
     with _phase("phase5", progress, settings, folder):
         retrain(survivors, train, val, settings, executor, progress.failures, progress.finalists)
         progress.finished = finish(progress.finalists, train, val, test, settings, folder)

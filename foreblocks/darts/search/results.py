@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ..architecture.build import ForecastNetwork
 from ..architecture.derive import derive_network
 from ..architecture.network import TimeSeriesDARTS
 from ..training.collapse import collapse_report
@@ -141,7 +142,7 @@ def _searched(runner: Runner, settings: SearchSettings) -> TimeSeriesDARTS:
 
 def _trained(runner: Runner, searched: TimeSeriesDARTS, settings: SearchSettings) -> dict[str, Any]:
     return {
-        "model": derive_network(searched, runner.spec) if settings.keep_models else None,
+        "model": _inherited(runner, searched) if settings.keep_models else None,
         "val_loss": runner.derived_loss,
         "candidate": runner.record,
         "search_results": {
@@ -152,7 +153,16 @@ def _trained(runner: Runner, searched: TimeSeriesDARTS, settings: SearchSettings
         "epochs_trained": runner.last["epochs"],
         "mixed_val_loss": runner.last["mixed_val_loss"],
         "arch_spec": runner.spec,
+        "derivation": runner.last.get("derivation"),
     }
+
+
+def _inherited(runner: Runner, searched: TimeSeriesDARTS) -> ForecastNetwork:
+    """Return the chosen network with the weights that it inherits, tuned or straight from the search."""
+    network = derive_network(searched, runner.spec)
+    if "weights" in runner.last:
+        network.load_state_dict(runner.last["weights"])
+    return network
 
 
 def _mixed(runner: Runner, searched: TimeSeriesDARTS, settings: SearchSettings) -> dict[str, Any]:

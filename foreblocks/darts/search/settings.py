@@ -11,6 +11,7 @@ from .._core.seeding import derive_seed
 from ..config import DARTSTrainConfig, FinalTrainConfig, MultiFidelitySearchConfig
 from ..training.events import Callback
 from ..training.loop import LoopLimits
+from ..training.select import DeriveSettings
 from .candidates import SearchSpace
 from .scoring import RANK_METHODS
 
@@ -33,6 +34,7 @@ class SearchSettings:
         finalists: survivors that are retrained and may join the final model.
         final_threads: torch threads of each final training.
         final_max_train_batches: batches in an epoch of the final training; None means all.
+        derive: how a searched network becomes an architecture.
         num_batches: batches of ``search.max_samples`` windows that are scored in phase 1.
         keep_models: put live networks into the result.
         run_dir: folder that receives the run; None writes nothing.
@@ -51,6 +53,7 @@ class SearchSettings:
     finalists: int = 2
     final_threads: int = 1
     final_max_train_batches: int | None = None
+    derive: DeriveSettings = field(default_factory=DeriveSettings)
     num_batches: int = 1
     keep_models: bool = False
     run_dir: Path | None = None

@@ -19,6 +19,7 @@ from ..training.bilevel import new_state
 from ..training.darts_loop import SearchData, derived_loss, search_epochs
 from ..training.final_trainer import train_final_model
 from ..training.loop import LoopLimits, cpu_state
+from ..training.select import DeriveSettings, select_architecture
 from .candidates import CandidateConfig, build_candidate
 from .op_scoring import start_alphas
 from .zero_cost import score_batch
@@ -91,6 +92,38 @@ def train_rung(task: RungTask) -> dict[str, Any]:
     result["spec"] = derive_spec(model).to_dict()
     result["derive_seconds"] = time.perf_counter() - began
     return result
+
+
+@dataclass(frozen=True)
+class SelectTask:
+    """Turn a searched candidate, given the ``state`` of its last rung, into one architecture."""
+
+    candidate: CandidateConfig
+    seed: int
+    train: WindowSource
+    val: WindowSource
+    config: DARTSTrainConfig
+    limits: LoopLimits
+    state: dict[str, Any]
+    settings: DeriveSettings
+
+
+def select_candidate(task: SelectTask) -> dict[str, Any]:
+    """Return ``{spec, derived_loss, weights, derivation}``: what was chosen, the weights it inherits, and the race."""
+    model = build_candidate(
+        task.candidate, seed=task.seed, relaxation=task.config.chosen_relaxation, device=task.limits.device
+    )
+    model.load_state_dict(task.state["best_state"] or task.state["model"])
+    model.set_temperature(task.state["temperature"])
+    limits = task.limits.with_batch(task.candidate.search_batch(task.limits.batch_size))
+    data = SearchData.split(task.train, task.val, task.config, batch_size=limits.batch_size)
+    selection = select_architecture(model, data, task.config, limits, task.settings)
+    return {
+        "spec": selection.chosen.spec.to_dict(),
+        "derived_loss": selection.chosen.loss,
+        "weights": selection.chosen.state,
+        "derivation": selection.to_dict(),
+    }
 
 
 @dataclass(frozen=True)

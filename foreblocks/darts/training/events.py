@@ -16,6 +16,7 @@ class Event(enum.Enum):
     CANDIDATE_TRIED = "candidate_tried"  # candidate_id, val_loss
     CANDIDATE_FAILED = "candidate_failed"  # candidate_id, phase, reason
     RUNG_END = "rung_end"  # candidate_id, rung, epochs, val_loss
+    CANDIDATE_DERIVED = "candidate_derived"  # candidate_id, rule, val_loss
     FINALIST_END = "finalist_end"  # candidate_id, epochs, val_loss
     EPOCH_END = "epoch_end"  # epoch, epochs, train_loss, val_loss
 

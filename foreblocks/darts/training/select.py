@@ -219,7 +219,8 @@ def select_architecture(
     contenders = []
     for name, rule in rules.items():
         twin = copy.deepcopy(model)
-        choice = _project(twin, rule, _Tuning(twin, data, config, limits, settings.tune_steps))
+        steps = 0 if settings.is_plain else settings.tune_steps
+        choice = _project(twin, rule, _Tuning(twin, data, config, limits, steps))
         with derived_path(twin, choice):
             loss = block_loss(twin, data.val, limits)
         spec = spec_of(twin, choice)
