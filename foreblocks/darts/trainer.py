@@ -33,7 +33,7 @@ from .config import (
     RobustPoolSearchConfig,
 )
 from .data.sources import as_source, check_source, loader_batch_size
-from .evaluation import plotting
+from .evaluation import plotting, report
 from .evaluation.predict import score_models
 from .ops.registry import resolve_ops
 from .search.ablation import ablation_weight_search
@@ -438,7 +438,8 @@ class DARTSTrainer:
             final_threads: torch threads of each final training.
             final_max_train_batches: batches in an epoch of the final training.
             seasonal_period: steps of the seasonal naive baseline.
-            scaler: plain description of the scaling, saved beside the model.
+            scaler: plain description of the data, saved beside the model; with ``prepared.recipe.to_dict()`` the run
+                can forecast in original units.
             callbacks: receive every event.
             space: further limits of the space: ``channel_modes``, ``series_norms``, ``heads``, ``patch_lens``,
                 ``presets``.
@@ -648,26 +649,12 @@ class DARTSTrainer:
     # ---- what is kept --------------------------------------------------------------------------------------------
 
     def get_search_summary(self) -> str:
-        """Return one line per search."""
-        if not self.search_history:
-            return "No searches performed yet."
-        lines = [
-            f"search {i + 1}: {r['search_config']['num_candidates']} candidates, test MSE "
-            f"{r['final_results']['final_metrics']['mse']:.4f}. {r['verdict']}"
-            for i, r in enumerate(self.search_history)
-        ]
-        return "\n".join(lines)
+        """Return what each search tried and found, and whether it beat the baselines."""
+        return report.summarise_searches(self.search_history)
 
     def get_training_summary(self) -> str:
-        """Return one line per training."""
-        if not self.training_history:
-            return "No training sessions completed yet."
-        lines = [
-            f"training {i + 1}: {len(r['train_losses'])} epochs, best validation loss "
-            f"{r.get('best_val_loss', r.get('training_info', {}).get('best_val_loss')):.4f}, {r['training_time']:.1f} s"
-            for i, r in enumerate(self.training_history)
-        ]
-        return "\n".join(lines)
+        """Return the epochs, the best validation loss, the test error and the time of each training."""
+        return report.summarise_trainings(self.training_history)
 
     def save_best_model(self, filepath: str = "best_darts_model.pth") -> None:
         """Save the model of the search with the lowest validation loss; ``load_model`` brings it back.

@@ -156,3 +156,8 @@ def test_detail_splits_the_error_by_channel_and_by_step():
     assert np.mean(score.by_channel()) == pytest.approx(score.compute()["mse"])
     with pytest.raises(DataError, match="detail"):
         MetricAccumulator().by_channel()
+
+
+def test_mape_is_finite_at_a_target_of_zero_and_enormous():
+    found = compute_metrics(np.array([1.0, 3.0]), np.array([0.0, 2.0]))["mape"]
+    assert found == pytest.approx(100 * (1 / 1e-8 + 1 / 2) / 2, rel=1e-6)

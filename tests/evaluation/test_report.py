@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from foreblocks.darts import DARTSTrainer
 from foreblocks.darts._core.errors import InvalidArgument
 from foreblocks.darts.evaluation.report import format_result_table, format_table, verdict
 
@@ -67,3 +68,41 @@ def test_what_is_absent_is_left_out():
     text = format_result_table({"baselines": {"last_value": {"mse": 1.0, "mae": 0.5}}})
     assert text.splitlines()[-1].split() == ["last_value", "1.0000", "0.5000"]
     assert verdict({"baselines": {}, "network": {"mse": 1.0}}) == ""
+
+
+def test_summaries_say_when_there_is_nothing():
+    trainer = DARTSTrainer(2, device="cpu")
+    assert trainer.get_search_summary() == "No searches performed yet."
+    assert trainer.get_training_summary() == "No training sessions completed yet."
+
+
+def test_summaries_have_the_figures_of_each_result():
+    search = {
+        "search_config": {"num_candidates": 8, "top_k": 3},
+        "phase_seconds": {"phase1": 1.25, "phase3": 2.0},
+        "final_results": {"final_metrics": {"mse": 0.25}},
+        "num_parameters": 12345,
+        "op_counts": {"TCN": 2, "GRN": 1},
+        "verdict": "The final model beats ridge.",
+    }
+    trainer = DARTSTrainer(2, device="cpu")
+    trainer.search_history = [search, search]
+    first, *rest = trainer.get_search_summary().splitlines()
+    assert first == "search 1: 8 candidates, 3 searched, 3.2 s: test MSE 0.2500"
+    assert rest[:2] == ["  12,345 parameters, TCN x2, GRN x1", "  The final model beats ridge."]
+    assert rest[2].startswith("search 2:")
+    trainer.training_history = [
+        {"train_losses": [1, 2], "best_val_loss": 0.5, "training_time": 3.0, "final_metrics": {"mse": 0.75}},
+        {
+            "train_losses": [1],
+            "training_info": {"best_val_loss": 0.25},
+            "training_time": 4.0,
+            "final_metrics": {"mse": 0.125},
+        },
+        {"train_losses": [1], "training_info": {"best_val_loss": 0.25}, "training_time": 4.0},
+    ]
+    assert trainer.get_training_summary().splitlines() == [
+        "training 1 (search): 2 epochs, best validation loss 0.5000, validation MSE 0.7500, 3.0 s",
+        "training 2 (final): 1 epoch, best validation loss 0.2500, test MSE 0.1250, 4.0 s",
+        "training 3 (final): 1 epoch, best validation loss 0.2500, 4.0 s",
+    ]

@@ -103,7 +103,8 @@ class MetricAccumulator:
 def compute_metrics(preds: np.ndarray, targets: np.ndarray) -> dict[str, float]:
     """Return ``{"mse", "rmse", "mae", "mape", "r2_score"}`` over all values of two arrays of one shape.
 
-    See ``MetricAccumulator`` for what ``mape`` does near zero targets.
+    ``mape`` is ``100 * mean(|e| / (|y| + 1e-8))``: it has no gap at zero, but an error of 1 on a target of 0 adds 1e10
+    to the sum. Where targets come near zero, as standardised ones do, compare ``mae`` instead.
 
     Raises:
         InvalidArgument: the shapes differ.

@@ -82,6 +82,48 @@ def verdict(results: Mapping[str, Any]) -> str:
     return "\n".join(sentences)
 
 
+def summarise_searches(history: Sequence[Mapping[str, Any]]) -> str:
+    """Return a paragraph for each result of ``multi_fidelity_search``, oldest first."""
+    if not history:
+        return "No searches performed yet."
+    return "\n".join(_search_lines(number, result) for number, result in enumerate(history, start=1))
+
+
+def _search_lines(number: int, result: Mapping[str, Any]) -> str:
+    config = result["search_config"]
+    seconds = sum((result.get("phase_seconds") or {}).values())
+    ops = ", ".join(f"{op} x{count}" for op, count in (result.get("op_counts") or {}).items())
+    size = result.get("num_parameters")
+    found = [f"{size:,} parameters"] * (size is not None) + [ops] * bool(ops)
+    head = (
+        f"search {number}: {config['num_candidates']} candidates, {config['top_k']} searched, {seconds:.1f} s: "
+        f"test MSE {result['final_results']['final_metrics']['mse']:.4f}"
+    )
+    lines = [head, *(f"  {text}" for text in (", ".join(found), result.get("verdict")) if text)]
+    return "\n".join(lines)
+
+
+def summarise_trainings(history: Sequence[Mapping[str, Any]]) -> str:
+    """Return a line for each result of ``train_darts_model`` and ``train_final_model``, oldest first.
+
+    The metrics of a searched model are on validation, those of a final training on test.
+    """
+    if not history:
+        return "No training sessions completed yet."
+    lines = []
+    for number, result in enumerate(history, start=1):
+        info = result.get("training_info")
+        best = result["best_val_loss"] if info is None else info["best_val_loss"]
+        kind, part = ("search", "validation") if info is None else ("final", "test")
+        epochs = len(result["train_losses"])
+        plural = "" if epochs == 1 else "s"
+        line = f"training {number} ({kind}): {epochs} epoch{plural}, best validation loss {best:.4f}"
+        metrics = result.get("final_metrics")
+        line += f", {part} MSE {metrics['mse']:.4f}" if metrics else ""
+        lines.append(f"{line}, {result['training_time']:.1f} s")
+    return "\n".join(lines)
+
+
 def _score_table(results: Mapping[str, Any]) -> str:
     star = results.get("ridge_star")
     rows: list[list[Any]] = []
