@@ -15,7 +15,10 @@ import pytest
 
 from foreblocks.darts import DARTSTrainer
 from foreblocks.darts._core.errors import DataError
+from foreblocks.darts.architecture.linear import fit_ridge_pair
 from foreblocks.darts.cli import main
+from foreblocks.darts.data import load_dataset, prepare
+from foreblocks.darts.search.run_folder import RunFolder
 
 
 def write_csv(path: Path, rows: int = 400) -> Path:
@@ -103,6 +106,15 @@ def test_predict_draws_where_it_is_told(searched: tuple, tmp_path: Path, capsys:
     assert not list(tmp_path.iterdir())
     assert main([*call, str(tmp_path / "f.png")]) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["f.csv", "f.png"]
+
+
+def test_predict_reads_a_set_of_the_catalog(tmp_path: Path, real_data_dir: Path, capsys) -> None:
+    prepared = prepare(load_dataset("ETTh1", real_data_dir), lookback=24, horizon=4)
+    ridges, _, _ = fit_ridge_pair(prepared.train, prepared.val)
+    RunFolder.open(tmp_path).save_model(ridges["shared"], prepared.recipe.to_dict())
+    call = ["predict", "--run", str(tmp_path), "--data", "etth1", "--data-dir", str(real_data_dir)]
+    assert main([*call, "--out", str(tmp_path / "f.csv")]) == 0
+    assert "4 rows x 7 channels, 2018-06-26 20:00:00 to 2018-06-26 23:00:00" in capsys.readouterr().out
 
 
 def test_predict_reads_chosen_columns_and_fills_gaps(searched: tuple, tmp_path: Path, capsys) -> None:

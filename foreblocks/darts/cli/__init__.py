@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     search.set_defaults(run=_search)
     data = search.add_argument_group("data")
-    add_data_arguments(data, catalog=True)
+    add_data_arguments(data)
     data.add_argument("--lookback", type=int, default=96, help="input steps L")
     data.add_argument("--horizon", type=int, default=24, help="forecast steps H")
     data.add_argument("--period", type=int, help="steps of a season, for the seasonal naive; default: by the dates")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .._core.errors import InvalidArgument
-from .sources import add_data_arguments, check_one_source, read_frame
+from .sources import add_data_arguments, check_one_source, is_file, read_frame
 
 
 def add_predict(commands: Any) -> None:
@@ -18,7 +18,7 @@ def add_predict(commands: Any) -> None:
         "channels and the step of the data that the run was trained on, and at least as many rows as it looks back.",
     )  # fmt: skip
     parser.add_argument("--run", dest="run_folder", metavar="RUN", required=True, help="folder of a run")
-    add_data_arguments(parser, catalog=False)
+    add_data_arguments(parser)
     parser.add_argument("--out", required=True, help="file to write, .csv or .parquet")
     parser.add_argument("--plot", help="figure to write as well: .png, .pdf, .svg")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
@@ -39,12 +39,12 @@ def _predict(a: argparse.Namespace) -> int:
     if a.data and Path(a.data).exists() and out.exists() and out.samefile(a.data):
         raise InvalidArgument(f"--out {a.out} is the file of --data; name another one.")
     run = SavedRun(Path(a.run_folder))
-    if a.demo:
-        frame, _ = read_frame(a)
-    else:
+    if is_file(a):
         names = a.columns or read_channels(a.data)
         check_channels(run.recipe, names, "--columns" if a.columns else Path(a.data).name)
         frame = read_csv(a.data, columns=run.recipe.channels, impute=a.impute)
+    else:
+        frame, _ = read_frame(a)
     forecast = forecast_frame(run, frame, device=a.device)
     write_table(out, forecast.dates, forecast.channels, forecast.values, offset=forecast.offset)
     first, last = format_dates(forecast.dates[[0, -1]], forecast.offset)

@@ -11,14 +11,12 @@ from ..config import IMPUTE_METHODS
 from .progress import DownloadProgress
 
 
-def add_data_arguments(group: Any, *, catalog: bool) -> None:
-    """Add ``--data``, ``--columns``, ``--impute`` and, for ``catalog``, where data sets come from."""
-    also = ", or a name of the catalog" if catalog else ""
-    group.add_argument("--data", help=f"a CSV (first column a date, the rest channels){also}")
+def add_data_arguments(group: Any) -> None:
+    """Add what ``read_frame`` reads."""
+    group.add_argument("--data", help="a CSV (first column a date, the rest channels), or a name of the catalog")
     group.add_argument("--demo", action="store_true", help="use the embedded hourly weather of three airports")
-    if catalog:
-        group.add_argument("--data-dir", help="folder of the catalog's files; default: $FOREBLOCKS_DATA or the cache")
-        group.add_argument("--offline", action="store_true", help="do not fetch a missing data set of the catalog")
+    group.add_argument("--data-dir", help="folder of the catalog's files; default: $FOREBLOCKS_DATA or the cache")
+    group.add_argument("--offline", action="store_true", help="do not fetch a missing data set of the catalog")
     group.add_argument("--columns", nargs="+", help="channels to read; default: all")
     group.add_argument("--impute", choices=IMPUTE_METHODS, help="fill missing cells; default: refuse them")
 
@@ -29,12 +27,12 @@ def read_frame(a: argparse.Namespace) -> tuple[Any, int | None]:
     Raises:
         DataError, InvalidArgument: as the readers of ``data``.
     """
-    from ..data import CATALOG, DEMO_PERIOD, dataset_entry, load_dataset, load_demo, read_csv
+    from ..data import DEMO_PERIOD, dataset_entry, load_dataset, load_demo, read_csv
 
     check_one_source(a)
     if a.demo:
         return _selected(load_demo(), a), DEMO_PERIOD
-    if not Path(a.data).exists() and a.data.lower() in {name.lower() for name in CATALOG}:
+    if not is_file(a):
         with DownloadProgress(dataset_entry(a.data).name) as progress:
             frame = load_dataset(a.data, a.data_dir, download=not a.offline, progress=progress)
         return _selected(frame, a), dataset_entry(a.data).period
@@ -42,10 +40,19 @@ def read_frame(a: argparse.Namespace) -> tuple[Any, int | None]:
     return frame, None if frame.date_step is None else frame.date_step.period
 
 
+def is_file(a: argparse.Namespace) -> bool:
+    """Say whether the data are a file of the user: neither the demo nor, where no such file exists, of the catalog."""
+    from ..data import CATALOG
+
+    if a.demo:
+        return False
+    return Path(a.data).exists() or a.data.casefold() not in {name.casefold() for name in CATALOG}
+
+
 def check_one_source(a: argparse.Namespace) -> None:
     """Raise ``InvalidArgument`` unless exactly one of ``--data`` and ``--demo`` is given."""
     if a.demo == bool(a.data):
-        raise InvalidArgument("give either --data FILE or --demo.")
+        raise InvalidArgument("give either --data FILE_OR_NAME or --demo.")
 
 
 def _selected(frame: Any, a: argparse.Namespace) -> Any:
