@@ -19,7 +19,7 @@ NAME = "foreblocks.darts.kernels._C"
 PACKAGE = "foreblocks/darts/kernels"
 SOURCES = ["csrc/cpu_ops.cpp", "csrc/isa_plain.cpp", "csrc/isa_v3.cpp", "csrc/isa_v4.cpp"]
 # Not -ffast-math: at link time it switches flush-to-zero on for the whole process.
-FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-fvisibility=hidden", "-Wno-psabi"]
+FLAGS = ["-O3", "-g0", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-fvisibility=hidden", "-Wno-psabi"]
 OLDEST_TORCH = (2, 10)
 OLDEST_TORCH_HEX = "0x020a000000000000"
 OLDEST_PYTHON_HEX = "0x030A0000"  # cp310-abi3

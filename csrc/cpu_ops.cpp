@@ -7,6 +7,8 @@
 #include <string>
 
 #include "glue/mixed_sum.h"
+#include "glue/norm.h"
+#include "glue/steps.h"
 
 namespace foreblocks {
 
@@ -36,6 +38,12 @@ static const Table* best() {
 STABLE_TORCH_LIBRARY_IMPL(foreblocks_darts, CPU, m) {
   m.impl("mixed_sum", TORCH_BOX(&foreblocks::mixed_sum_forward));
   m.impl("mixed_sum_backward", TORCH_BOX(&foreblocks::mixed_sum_backward));
+  m.impl("norm_act", TORCH_BOX(&foreblocks::norm_act_forward));
+  m.impl("norm_act_backward", TORCH_BOX(&foreblocks::norm_act_backward));
+  m.impl("depthwise_conv1d", TORCH_BOX(&foreblocks::depthwise_forward));
+  m.impl("depthwise_conv1d_backward", TORCH_BOX(&foreblocks::depthwise_backward));
+  m.impl("moving_average", TORCH_BOX(&foreblocks::average_forward));
+  m.impl("moving_average_backward", TORCH_BOX(&foreblocks::average_backward));
 }
 
 PyMODINIT_FUNC PyInit__C(void) {

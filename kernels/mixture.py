@@ -9,11 +9,9 @@ import torch
 from torch import Tensor
 
 from .._core.errors import InvalidArgument
-from . import _native
+from ._inputs import native_supports
 from ._library import define, differentiable_lists, second_order
 from .dispatch import Implementation, Operation
-
-_DTYPES = (torch.float32, torch.float64)
 
 
 def mixed_sum(
@@ -148,11 +146,4 @@ differentiable_lists(_FORWARD, _apply)
 differentiable_lists(_BACKWARD, _apply_backward)
 
 
-def _native_supports(*tensors: Tensor) -> str | None:
-    x = tensors[0]
-    if x.dtype not in _DTYPES:
-        return f"the compiled form has no {str(x.dtype).removeprefix('torch.')}"
-    return _native.missing("mixed_sum", x.device.type)
-
-
-_MIXED_SUM = Operation("mixed_sum", reference, (Implementation("native", _FORWARD, _native_supports),))
+_MIXED_SUM = Operation("mixed_sum", reference, (Implementation("native", _FORWARD, native_supports("mixed_sum")),))

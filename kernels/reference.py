@@ -12,24 +12,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def moving_average(x: Tensor, kernel: int) -> Tensor:
-    """Return the centred moving average over time with the edge values repeated as padding.
-
-    Args:
-        x: ``[N, T, D]``.
-        kernel: window length, at least 1; an even one reaches one step further into the past.
-
-    Source: the trend extraction of Autoformer and DLinear (Zeng et al., AAAI 2023).
-    """
-    if kernel == 1:
-        return x
-    left = kernel // 2
-    padded = torch.cat([x[:, :1].expand(-1, left, -1), x, x[:, -1:].expand(-1, kernel - 1 - left, -1)], dim=1)
-    # A depthwise convolution with equal taps: for windows of some dozens of steps it beats a running sum threefold.
-    taps = x.new_full((x.shape[-1], 1, kernel), 1.0 / kernel)
-    return conv1d(padded, taps, groups=x.shape[-1], padding="valid")
-
-
 def time_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """Linear map over time, shared by samples and features: ``y[n] = weight · x[n] + bias``.
 
@@ -130,18 +112,6 @@ def conv_transpose1d(
         groups=groups,
     )
     return out.permute(0, 2, 3, 1).squeeze(1)[:, :length].contiguous()
-
-
-def depthwise_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, dilation: int = 1) -> Tensor:
-    """Centred depthwise convolution over time, zero padded.
-
-    Args:
-        x: ``[N, T, D]``.
-        weight: ``[D, W]``.
-        bias: ``[D]`` or None.
-        dilation: steps between two taps.
-    """
-    return conv1d(x, weight.unsqueeze(1), bias, dilation=dilation, groups=x.shape[-1])
 
 
 def causal_conv1d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, dilation: int = 1) -> Tensor:

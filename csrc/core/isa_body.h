@@ -1,8 +1,15 @@
 // The body of every instruction set: csrc/isa_*.cpp set the compiler's target, open a namespace and include this.
-// All names are local to that namespace; only the table leaves it.
+// All names are local to that namespace; only the table leaves it. Nothing here may use a template or an inline function of
+// the standard library: the linker keeps one copy of those for all sets, and it could be the one for a newer processor.
 
+// clang-format off
 #include "simd.h"
+#include "simd_math.h"
 #include "mixed_sum.h"
+#include "norm.h"
+#include "depthwise.h"
+#include "average.h"
+// clang-format on
 
 template <class T>
 static constexpr Kernels<T> kernels() {
@@ -11,6 +18,12 @@ static constexpr Kernels<T> kernels() {
   k.square_sums = square_sums<T>;
   k.mixed_dots = mixed_dots<T>;
   k.scaled_copies = scaled_copies<T>;
+  k.norm_forward = norm_forward<T>;
+  k.norm_backward = norm_backward<T>;
+  k.depthwise_forward = depthwise_forward<T>;
+  k.depthwise_backward = depthwise_backward<T>;
+  k.average_forward = average_forward<T>;
+  k.average_backward = average_backward<T>;
   return k;
 }
 

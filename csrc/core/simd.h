@@ -52,12 +52,50 @@ static inline Vec<T> splat(T x) {
   return x - Vec<T>{};
 }
 
-// Sum of the lanes by halves: a fixed order, so the same bits each time.
+// A whole vector, or the first lanes of one at the end of a row.
+struct Whole {};
+struct Part {
+  int64_t count;
+};
+template <class T>
+static inline Vec<T> get(const T* p, Whole) {
+  return load(p);
+}
+template <class T>
+static inline Vec<T> get(const T* p, Part part) {
+  return load_part(p, part.count);
+}
+template <class T>
+static inline void put(T* p, Vec<T> v, Whole) {
+  store(p, v);
+}
+template <class T>
+static inline void put(T* p, Vec<T> v, Part part) {
+  store_part(p, v, part.count);
+}
+
+// Calls f(first lane, Whole or Part) along a row.
+template <class T, class F>
+static inline __attribute__((always_inline)) void along(int64_t dim, const F& f) {
+  int64_t i = 0;
+  for (; i + kLanes<T> <= dim; i += kLanes<T>) f(i, Whole{});
+  if (i < dim) f(i, Part{dim - i});
+}
+
+// Sum of the lanes by halves, in every lane: a fixed order, so the same bits each time.
+template <class T>
+static inline Vec<T> lane_sums(Vec<T> v) {
+  Bits<T> order;
+#pragma GCC unroll 4
+  for (int half = kLanes<T> / 2; half > 0; half /= 2) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kLanes<T>; ++i) order[i] = i ^ half;
+    v += __builtin_shuffle(v, order);
+  }
+  return v;
+}
+
 template <class T>
 static inline T lane_sum(Vec<T> v) {
-  T lanes[kLanes<T>];
-  store(lanes, v);
-  for (int64_t half = kLanes<T> / 2; half > 0; half /= 2)
-    for (int64_t i = 0; i < half; ++i) lanes[i] += lanes[i + half];
-  return lanes[0];
+  return lane_sums<T>(v)[0];
 }

@@ -3,6 +3,9 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
+
+#include "args.h"
 
 // The levels are chosen by a target pragma, which this compiler must know.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
@@ -23,6 +26,16 @@ struct Kernels {
   void (*mixed_dots)(const T* g, const T* const* xs, int64_t count, double* dots, int64_t begin, int64_t end);
   // outs[k][i] = w[k] · g[i].
   void (*scaled_copies)(const T* g, const T* w, T* const* outs, int64_t count, int64_t begin, int64_t end);
+  // Rows [begin, end). Backward adds to sums [2, dim], the gradients of weight and bias; scratch holds two rows.
+  void (*norm_forward)(const NormArgs<T>& a, int64_t begin, int64_t end);
+  void (*norm_backward)(const NormArgs<T>& a, T* sums, T* scratch, int64_t begin, int64_t end);
+  // Samples [begin, end). Backward adds to sums [width + 1, dim], the gradients of taps and bias; scratch holds
+  // `steps` vectors.
+  void (*depthwise_forward)(const DepthwiseArgs<T>& a, int64_t begin, int64_t end);
+  void (*depthwise_backward)(const DepthwiseArgs<T>& a, T* sums, T* scratch, int64_t begin, int64_t end);
+  // Samples [begin, end); scratch holds `width` vectors.
+  void (*average_forward)(const AverageArgs<T>& a, T* scratch, int64_t begin, int64_t end);
+  void (*average_backward)(const AverageArgs<T>& a, T* scratch, int64_t begin, int64_t end);
 };
 
 struct Table {

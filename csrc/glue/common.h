@@ -8,6 +8,7 @@
 #include <torch/headeronly/util/Exception.h>
 
 #include <algorithm>
+#include <optional>
 #include <tuple>
 #include <vector>
 
@@ -33,6 +34,29 @@ void for_blocks(int64_t total, int64_t size, const F& f) {
       f(block, block * size, std::min(total, (block + 1) * size));
   });
 }
+
+// Adds up partial sums of `each` values, block after block.
+template <class T>
+std::vector<T> join_blocks_of(const std::vector<T>& partial, int64_t each) {
+  std::vector<T> total(each, T(0));
+  for (size_t first = 0; first < partial.size(); first += each)
+    for (int64_t i = 0; i < each; ++i) total[i] += partial[first + i];
+  return total;
+}
+
+// Room for vectors of any instruction set, at the start of a cache line.
+template <class T>
+class Scratch {
+ public:
+  explicit Scratch(int64_t vectors) : space_((vectors + 1) * 64) {}
+  T* data() {
+    const auto address = reinterpret_cast<uintptr_t>(space_.data());
+    return reinterpret_cast<T*>((address + 63) / 64 * 64);
+  }
+
+ private:
+  std::vector<char> space_;
+};
 
 // Calls f with a null pointer of the tensor's element type.
 template <class F>

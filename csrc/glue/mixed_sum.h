@@ -36,13 +36,6 @@ std::vector<const T*> pointers(const std::vector<Tensor>& xs) {
   return result;
 }
 
-// Adds up blocks × count partial sums over the blocks, in order.
-inline std::vector<double> join_blocks(const std::vector<double>& partial, int64_t count) {
-  std::vector<double> total(count, 0.0);
-  for (size_t i = 0; i < partial.size(); ++i) total[i % count] += partial[i];
-  return total;
-}
-
 inline std::tuple<Tensor, Tensor> mixed_sum_forward(
     std::vector<Tensor> xs, Tensor weights, bool normalize, bool squares) {
   STD_TORCH_CHECK(!xs.empty() && weights.numel() == static_cast<int64_t>(xs.size()), "mixed_sum: xs and weights differ in length.");
@@ -64,7 +57,7 @@ inline std::tuple<Tensor, Tensor> mixed_sum_forward(
     });
     if (!squares) return {result, nothing(weights)};
     Tensor means = torch::stable::new_empty(weights, {count});
-    const std::vector<double> sums = join_blocks(partial, count);
+    const std::vector<double> sums = join_blocks_of(partial, count);
     for (int64_t k = 0; k < count; ++k) out<T>(means)[k] = static_cast<T>(sums[k] / static_cast<double>(total));
     return {result, means};
   });
@@ -100,7 +93,7 @@ inline std::tuple<std::vector<Tensor>, Tensor> mixed_sum_backward(
       if (given) kernels.mixed_dots(in<T>(g), x.data(), given, partial.data() + block * given, begin, end);
     });
     if (!given) return {grads, nothing(weights)};
-    std::vector<double> dots = join_blocks(partial, given);
+    std::vector<double> dots = join_blocks_of(partial, given);
     double shared = 0.0;  // of w / Σ w: what every weight loses because the sum grows
     if (normalize)
       for (int64_t k = 0; k < count; ++k) shared += static_cast<double>(w[k]) * dots[k];

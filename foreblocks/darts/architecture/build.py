@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from .._core.logging import get_logger
 from .._core.seeding import seeded
+from ..ops.blocks import rms_norm
 from ..ops.registry import build_op, import_op
 from .cell import LAYER_SCALE
 from .skeleton import Skeleton
@@ -34,7 +35,7 @@ class FixedCell(nn.Module):
     def __init__(self, macro: Macro, spec: CellSpec) -> None:
         super().__init__()
         self.spec = spec
-        self.norm = nn.RMSNorm(macro.hidden_dim, eps=1e-6)
+        self.norm = rms_norm(macro.hidden_dim)
         self.edges = nn.ModuleList(
             FixedOp(
                 e.op.name,

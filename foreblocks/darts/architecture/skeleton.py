@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from torch import Tensor, nn
 
 from .._core.errors import DataError
+from ..ops.blocks import rms_norm
 from .sequence import build_sequence
 from .spec import Macro
 from .stem import Head, SeriesNorm, Stem
@@ -26,7 +27,7 @@ class Skeleton(nn.Module):
         self.stem = Stem(macro)
         self.dropout = nn.Dropout(macro.dropout)
         self.sequence = build_sequence(macro)
-        self.final_norm = nn.RMSNorm(macro.hidden_dim, eps=1e-6)
+        self.final_norm = rms_norm(macro.hidden_dim)
         self.head = Head(macro, self.sequence.num_tokens_out)
 
     def forward(self, x: Tensor, cells: Iterable[nn.Module]) -> Tensor:

@@ -9,14 +9,50 @@ import torch
 from torch import Tensor, nn
 
 from .._core.errors import InvalidArgument
-from ..kernels import conv1d, conv_transpose1d, moving_average, time_linear
+from ..kernels import conv1d, conv_transpose1d, depthwise_conv1d, moving_average, norm_act, time_linear
 
 NORM_EPS = 1e-6
 
 
-def rms_norm(dim: int) -> nn.RMSNorm:
-    """Return the normalisation over the D features that ends an op (Zhang and Sennrich, 2019)."""
-    return nn.RMSNorm(dim, eps=NORM_EPS)
+class FeatureNorm(nn.RMSNorm):
+    """RMSNorm over the D features (Zhang and Sennrich, 2019), alone or with the end of an op in one pass.
+
+    Args:
+        dim: D.
+    """
+
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim, eps=NORM_EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise ``[N, T, D]``."""
+        return norm_act(x, self.weight, eps=NORM_EPS)
+
+    def join(
+        self,
+        x: Tensor | None,
+        branch: Tensor,
+        dropout: FeatureDropout | None = None,
+        *,
+        activation: Literal["none", "relu", "gelu", "silu"] = "none",
+        gate: Tensor | None = None,
+    ) -> Tensor:
+        """Return ``norm(x + dropout(activation(branch) · sigmoid(gate)))``: the last lines of nearly every op.
+
+        Args:
+            x: the residual ``[N, T, D]``, or None.
+            branch: ``[N, T, D]``.
+            dropout: whose mask falls on the branch.
+            activation: of the branch.
+            gate: ``[N, T, D]`` before its sigmoid, or None.
+        """
+        mask = None if dropout is None else dropout.mask(branch)
+        return norm_act(branch, self.weight, residual=x, gate=gate, scale=mask, eps=NORM_EPS, before=activation)
+
+
+def rms_norm(dim: int) -> FeatureNorm:
+    """Return the normalisation that ends an op."""
+    return FeatureNorm(dim)
 
 
 def odd_kernel(length: int, largest: int = 25) -> int:
@@ -60,10 +96,15 @@ class FeatureDropout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[N, T, D]`` to ``[N, T, D]``; the identity in eval mode and at rate 0."""
+        mask = self.mask(x)
+        return x if mask is None else x * mask
+
+    def mask(self, x: Tensor) -> Tensor | None:
+        """Return the factors ``[N, 1, D]`` for ``x`` ``[N, T, D]``: 0 or 1 / (1 - rate); None where nothing drops."""
         if not self.training or self.rate == 0.0:
-            return x
+            return None
         keep = 1.0 - self.rate
-        return x * x.new_empty(x.shape[0], 1, x.shape[2]).bernoulli_(keep).div_(keep)
+        return x.new_empty(x.shape[0], 1, x.shape[2]).bernoulli_(keep).div_(keep)
 
     def extra_repr(self) -> str:
         """Show the rate."""
@@ -128,6 +169,9 @@ class StepConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[N, T, dim_in]`` to ``[N, ceil(T / stride), dim_out]``."""
+        if self.weight.shape[1] == 1 and self.groups == x.shape[-1] and self.stride == 1:
+            causal = self.padding == "causal"
+            return depthwise_conv1d(x, self.weight.squeeze(1), self.bias, dilation=self.dilation, causal=causal)
         return conv1d(
             x,
             self.weight,

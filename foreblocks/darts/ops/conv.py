@@ -35,7 +35,7 @@ class TimeConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[N, T, D]`` to ``[N, T, D]``."""
-        return self.norm(x + self.dropout(F.gelu(self.pointwise(self.depthwise(x)))))
+        return self.norm.join(x, self.pointwise(self.depthwise(x)), self.dropout, activation="gelu")
 
 
 @register_op("TCN", family="conv", cost=0.5, causal=True)
@@ -64,7 +64,7 @@ class TCN(nn.Module):
         y = x
         for block in inner:
             y = F.relu(y + F.relu(block(y)))
-        return self.norm(x + self.dropout(F.relu(last(y))))
+        return self.norm.join(x, last(y), self.dropout, activation="relu")
 
 
 @register_op("ConvMixer", family="conv", cost=0.45)
@@ -90,8 +90,8 @@ class ConvMixer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[N, T, D]`` to ``[N, T, D]``."""
-        mixed = x + self.inner_norm(F.gelu(self.depthwise(x)))
-        return self.norm(mixed + self.dropout(F.gelu(self.pointwise(mixed))))
+        mixed = x + self.inner_norm.join(None, self.depthwise(x), activation="gelu")
+        return self.norm.join(mixed, self.pointwise(mixed), self.dropout, activation="gelu")
 
 
 @register_op("MultiScaleConv", family="conv", cost=0.7)
@@ -130,9 +130,9 @@ class MultiScaleConv(nn.Module):
         widest = self.taps[-1].shape[1]
         pads = [(widest - taps.shape[1]) // 2 for taps in self.taps]
         weight = torch.cat([F.pad(taps, (pad, pad)) for taps, pad in zip(self.taps, pads, strict=True)])
-        scales = F.gelu(depthwise_conv1d(self.entry(x), weight))
+        scales = depthwise_conv1d(self.entry(x), weight, activation="gelu")
         gate = F.linear(torch.softmax(self.gate(x), dim=-1), self.spread)
-        return self.norm(x + self.dropout(self.exit(scales * gate)))
+        return self.norm.join(x, self.exit(scales * gate), self.dropout)
 
 
 @register_op("PyramidConv", family="conv", cost=0.8)
@@ -172,4 +172,4 @@ class PyramidConv(nn.Module):
         *inner, last = self.up
         for up in inner:
             y = F.gelu(levels.pop() + up(y))
-        return self.norm(x + self.dropout(last(y)))
+        return self.norm.join(x, last(y), self.dropout)

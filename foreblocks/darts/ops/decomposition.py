@@ -53,7 +53,7 @@ class DLinear(nn.Module):
         check_length("DLinear", x, self.length)
         remainder, trend = self.split(torch.eye(self.length, dtype=x.dtype, device=x.device).unsqueeze(0))
         weight = torch.addmm(self.remainder @ remainder[0], self.trend, trend[0])
-        return self.norm(x + self.dropout(time_linear(x, weight, self.bias)))
+        return self.norm.join(x, time_linear(x, weight, self.bias), self.dropout)
 
 
 class _TimeMix(nn.Module):
@@ -120,7 +120,7 @@ class TimeMixer(nn.Module):
         total = seasons[-1] + trends[-1]
         for season, trend in zip(reversed(seasons[:-1]), reversed(trends[:-1]), strict=True):
             total = season + trend + _double(total, season.shape[1])
-        return self.norm(x + self.dropout(self.reduce(F.gelu(self.expand(total)))))
+        return self.norm.join(x, self.reduce(F.gelu(self.expand(total))), self.dropout)
 
 
 class _BasisBlock(nn.Module):
@@ -187,7 +187,7 @@ class NBeats(nn.Module):
             forecasts.append(forecast)
         # One product for the three forecasts.
         bases = torch.cat([block.basis for block in self.blocks], dim=1)
-        return self.norm(residual + self.dropout(time_linear(torch.cat(forecasts, dim=1), bases)))
+        return self.norm.join(residual, time_linear(torch.cat(forecasts, dim=1), bases), self.dropout)
 
 
 def polynomial_basis(length: int) -> Tensor:

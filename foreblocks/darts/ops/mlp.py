@@ -50,7 +50,8 @@ class GRN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[N, T, D]`` to ``[N, T, D]``."""
         hidden = self.dropout(F.elu(self.hidden(x)))
-        return self.norm(x + F.glu(self.gate(hidden), dim=-1))
+        value, gate = self.gate(hidden).chunk(2, dim=-1)
+        return self.norm.join(x, value, gate=gate)
 
 
 @register_op("ResidualMLP", family="mlp", cost=0.15, causal=True)
@@ -72,4 +73,4 @@ class ResidualMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[N, T, D]`` to ``[N, T, D]``."""
-        return self.norm(x + self.dropout(self.reduce(F.gelu(self.expand(x)))))
+        return self.norm.join(x, self.reduce(F.gelu(self.expand(x))), self.dropout)

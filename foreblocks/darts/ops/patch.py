@@ -55,7 +55,7 @@ class PatchEmbed(nn.Module):
         halves = self.embed(blocks)
         hidden = F.gelu(halves[:, :-1, :dim] + halves[:, 1:, dim:])
         hidden = self.features(hidden) + self.patches(hidden)
-        return self.norm(x + self.dropout(time_linear(hidden, self.spread)))
+        return self.norm.join(x, time_linear(hidden, self.spread), self.dropout)
 
 
 @register_op("InvertedAttention", family="attention", cost=0.65)
@@ -95,7 +95,7 @@ class InvertedAttention(nn.Module):
         scores = torch.bmm(key.transpose(1, 2), query) / math.sqrt(self.width)  # [N, from, to]
         mixed = torch.bmm(value, torch.softmax(scores, dim=1))  # [N, E, D]
         hidden = self.attention_norm(x + self.merge(mixed))
-        return self.norm(hidden + self.dropout(self.reduce(F.gelu(self.expand(hidden)))))
+        return self.norm.join(hidden, self.reduce(F.gelu(self.expand(hidden))), self.dropout)
 
 
 def _interpolation(length: int, patches: int, stride: int) -> Tensor:

@@ -74,7 +74,7 @@ class Wavelet(nn.Module):
         """Map ``[N, T, D]`` to ``[N, T, D]``."""
         check_length("Wavelet", x, self.length)
         bands = [F.gelu(band(part)) for band, part in zip(self.bands, self.analyse(x), strict=True)]
-        return self.norm(x + self.dropout(self.synthesise(bands)))
+        return self.norm.join(x, self.synthesise(bands), self.dropout)
 
 
 @register_op("Fourier", family="frequency", cost=0.6)
@@ -133,7 +133,7 @@ class Fourier(nn.Module):
             dim=1,
         )
         y = time_linear(F.gelu(spectrum), self.back)
-        return self.norm(x + self.dropout(torch.sigmoid(self.gate(x)) * y))
+        return self.norm.join(x, y, self.dropout, gate=self.gate(x))
 
 
 @register_op("TimesNet", family="frequency", cost=0.5)
@@ -192,7 +192,7 @@ class TimesNet(nn.Module):
         table = narrow.gather(1, steps.expand(-1, -1, width)).view(-1, self.selected, self.length, 9 * width)
         folds = F.gelu(self.fold(table))  # [N, K, T, R]
         mixed = (folds * weights[:, :, None, None]).sum(dim=1)
-        return self.norm(x + self.dropout(self.exit(mixed)))
+        return self.norm.join(x, self.exit(mixed), self.dropout)
 
 
 def fourier_basis(length: int, frequencies: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,66 @@
+"""Checks of arguments and the reasons of the compiled CPU form that the operations share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .._core.errors import InvalidArgument, check_choice
+from . import _native
+
+NATIVE_DTYPES = (torch.float32, torch.float64)
+# The order is that of csrc/core/args.h.
+ACTIVATIONS = ("none", "relu", "gelu", "silu")
+
+
+def native_supports(operator: str) -> Callable[..., str | None]:
+    """Return the ``supports`` of a compiled operator: float32 or float64, and present on the device."""
+
+    def supports(*tensors: Tensor) -> str | None:
+        x = tensors[0]
+        if x.dtype not in NATIVE_DTYPES:
+            return f"the compiled form has no {str(x.dtype).removeprefix('torch.')}"
+        return _native.missing(operator, x.device.type)
+
+    return supports
+
+
+def check_shape(name: str, x: Tensor, shape: tuple[int | None, ...], letters: str) -> None:
+    """Raise unless ``x`` has this shape; None allows any size.
+
+    Args:
+        name: of the argument.
+        x: the tensor.
+        shape: what is asked for.
+        letters: how the documentation writes it, such as ``"[N, T, D]"``.
+    """
+    fits = x.dim() == len(shape) and all(want is None or want == got for want, got in zip(shape, x.shape, strict=True))
+    if not fits:
+        wanted = ", ".join("any" if want is None else str(want) for want in shape)
+        raise InvalidArgument(f"{name} has shape {tuple(x.shape)}; it must be {letters} = ({wanted}).")
+
+
+def check_like(name: str, x: Tensor, like: Tensor) -> None:
+    """Raise unless ``x`` has the dtype and the device of ``like``."""
+    if x.dtype != like.dtype or x.device != like.device:
+        raise InvalidArgument(f"{name} is {x.dtype} on {x.device}, but the input is {like.dtype} on {like.device}.")
+
+
+def activation_code(name: str, value: str | None) -> int:
+    """Return the code of an activation, 0 for None."""
+    return ACTIVATIONS.index(check_choice(name, value or "none", ACTIVATIONS))
+
+
+def activate(x: Tensor, code: int) -> Tensor:
+    """Apply an activation by its code."""
+    if code == 0:
+        return x
+    return (F.relu, F.gelu, F.silu)[code - 1](x)
+
+
+def some(x: Tensor) -> Tensor | None:
+    """Return None for the empty tensor by which an operator says "not wanted"."""
+    return x if x.numel() else None

@@ -1,0 +1,108 @@
+"""Depthwise convolution over time in ``[N, T, D]``, centred or causal."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from torch import Tensor
+
+from .._core.errors import check_int
+from ._inputs import activate, activation_code, check_like, check_shape, native_supports, some
+from ._library import define, differentiable, second_order
+from .dispatch import Implementation, Operation
+from .reference import conv1d
+
+
+def depthwise_conv1d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    *,
+    dilation: int = 1,
+    causal: bool = False,
+    activation: Literal["none", "relu", "gelu", "silu"] = "none",
+) -> Tensor:
+    """Convolve each feature over time with its own taps, zero padded: ``[N, T, D] -> [N, T, D]``.
+
+    Args:
+        x: ``[N, T, D]``.
+        weight: ``[D, W]``; the last tap multiplies the latest step.
+        bias: ``[D]`` or None.
+        dilation: steps between two taps, at least 1.
+        causal: no output sees a later step; otherwise the window is centred, and an even one reaches one step further
+            into the past.
+        activation: applied to the result.
+
+    Raises:
+        InvalidArgument: shapes or dtypes do not agree, or a value is out of range.
+    """
+    check_shape("x", x, (None, None, None), "[N, T, D]")
+    check_shape("weight", weight, (x.shape[2], None), "[D, W]")
+    check_like("weight", weight, x)
+    if bias is not None:
+        check_shape("bias", bias, (x.shape[2],), "[D]")
+        check_like("bias", bias, x)
+    reach = (weight.shape[1] - 1) * check_int("dilation", dilation, low=1)
+    run = _DEPTHWISE.pick(x, weight) if bias is None else _DEPTHWISE.pick(x, weight, bias)
+    left = reach if causal else reach - reach // 2
+    return run(x, weight, bias, dilation, left, activation_code("activation", activation))
+
+
+def reference(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, left: int, activation: int) -> Tensor:
+    """Plain PyTorch form: a convolution whose padding is all on the left or centred."""
+    causal = left == (weight.shape[1] - 1) * dilation
+    padding: Literal["causal", "same"] = "causal" if causal else "same"
+    y = conv1d(x, weight.unsqueeze(1), bias, dilation=dilation, groups=x.shape[-1], padding=padding)
+    return activate(y, activation)
+
+
+def _fake(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, left: int, activation: int) -> Tensor:
+    return x.new_empty(x.shape)
+
+
+def _fake_backward(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, *options: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    need_x = options[-1]
+    by_bias = weight.new_empty(0 if bias is None else bias.shape)
+    return x.new_empty(x.shape if need_x else 0), weight.new_empty(weight.shape), by_bias
+
+
+_OPTIONS = "int dilation, int left, int activation"
+_FORWARD = define(f"depthwise_conv1d(Tensor x, Tensor weight, Tensor? bias, {_OPTIONS}) -> Tensor", _fake)
+_BACKWARD = define(
+    f"depthwise_conv1d_backward(Tensor grad, Tensor x, Tensor weight, Tensor? bias, {_OPTIONS}, bool need_x) "
+    "-> (Tensor, Tensor, Tensor)",
+    _fake_backward,
+)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.options = inputs[3:]
+    ctx.save_for_backward(*inputs[:3])
+
+
+def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    by_x, by_weight, by_bias = _BACKWARD(grad, *ctx.saved_tensors, *ctx.options, ctx.needs_input_grad[0])
+    return some(by_x), by_weight, some(by_bias), None, None, None
+
+
+def _setup_second(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    *ctx.options, ctx.need_x = inputs[4:]
+    ctx.save_for_backward(*inputs[:4])
+    ctx.set_materialize_grads(False)
+
+
+def _backward_second(ctx: Any, by_x: Tensor | None, *towards: Tensor | None) -> tuple[Any, ...]:
+    grad, *tensors = ctx.saved_tensors
+    directions = [by_x if ctx.need_x else None, *towards]
+    (by_grad,), by_input = second_order(lambda *inputs: reference(*inputs, *ctx.options), tensors, [grad], directions)
+    return by_grad, *by_input, None, None, None, None
+
+
+differentiable(_FORWARD, _setup, _backward)
+differentiable(_BACKWARD, _setup_second, _backward_second)
+
+_DEPTHWISE = Operation(
+    "depthwise_conv1d", reference, (Implementation("native", _FORWARD, native_supports("depthwise_conv1d")),)
+)

@@ -1,0 +1,140 @@
+"""What every operation promises, whatever it computes: the cases are in ``cases``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from .cases import CASES, Case
+from .tools import close, gradients, noise
+
+pytestmark = [pytest.mark.kernels, pytest.mark.parametrize("case", CASES, ids=str)]
+
+
+def joined(result: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """All outputs behind each other: one tensor to differentiate."""
+    return result if isinstance(result, Tensor) else torch.cat([part.flatten() for part in result])
+
+
+def both(case: Case, tensors: list[Tensor]) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """The result, that of the twin in float64, and the float64 tensors."""
+    wide = [x.detach().double().requires_grad_(x.requires_grad) for x in tensors]
+    return joined(case.call(*tensors)), joined(case.naive(*wide)), wide
+
+
+def leaves(tensors: list[Tensor]) -> list[Tensor]:
+    return [x for x in tensors if x.requires_grad]
+
+
+def test_value_and_gradients(case: Case):
+    for size in range(len(case.shapes)):
+        tensors = case.tensors(size)
+        got, expected, wide = both(case, tensors)
+        assert got.isfinite().all()
+        close(got, expected)
+        cotangent = noise(*got.shape, seed=size)
+        close(gradients(got, leaves(tensors), cotangent), gradients(expected, leaves(wide), cotangent.double()))
+
+
+def test_double_precision_is_exact(case: Case):
+    tensors = case.tensors(2, torch.float64)
+    got, expected, wide = both(case, tensors)
+    torch.testing.assert_close(got, expected, rtol=1e-12, atol=1e-12)
+    for a, b in zip(gradients(got, leaves(tensors)), gradients(expected, leaves(wide)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-10)
+
+
+def test_first_and_second_derivatives(case: Case):
+    tensors = case.tensors(0, torch.float64)
+
+    def call(*inputs: Tensor) -> Tensor:
+        return joined(case.call(*inputs))
+
+    assert torch.autograd.gradcheck(call, tensors)
+    assert torch.autograd.gradgradcheck(call, tensors, fast_mode=True)
+
+
+def test_one_gradient_at_a_time(case: Case):
+    tensors = case.tensors(2)
+    complete = gradients(joined(case.call(*tensors)), leaves(tensors))
+    for k, leaf in enumerate(leaves(tensors)):
+        alone = [x.detach().requires_grad_(x is leaf) for x in tensors]
+        (got,) = torch.autograd.grad(joined(case.call(*alone)).sum(), leaves(alone))
+        close(got, complete[k].double())
+
+
+LAYOUTS: list[Callable[[Tensor], Tensor]] = [
+    lambda x: x.repeat_interleave(2, dim=-1)[..., ::2],
+    lambda x: torch.cat([x, x], dim=-1)[..., : x.shape[-1]],  # a half of a chunk
+    lambda x: x.transpose(0, -1).contiguous().transpose(0, -1),
+    lambda x: x.transpose(0, x.dim() // 2).contiguous().transpose(0, x.dim() // 2),
+]
+
+
+def test_strided_and_expanded_inputs(case: Case):
+    for size in range(len(case.shapes)):
+        tensors = case.tensors(size)
+        expected = joined(case.call(*tensors))
+        for layout in LAYOUTS:
+            other = [layout(x.detach()).requires_grad_(x.requires_grad) for x in tensors]
+            got = joined(case.call(*other))
+            close(got, expected)
+            close(gradients(got, leaves(other)), gradients(expected, leaves(tensors)))
+    cotangent = torch.ones(()).expand(expected.shape)
+    close(
+        torch.autograd.grad(joined(case.call(*tensors)), leaves(tensors), cotangent),
+        gradients(expected, leaves(tensors)),
+    )
+    grown = [x[:1].detach().expand(x.shape) if k in case.samples else x.detach() for k, x in enumerate(tensors)]
+    close(joined(case.call(*grown)), joined(case.call(*(x.contiguous() for x in grown))))
+
+
+def test_empty_batch(case: Case):
+    tensors = [
+        x.detach()[:0].requires_grad_(x.requires_grad) if k in case.samples else x
+        for k, x in enumerate(case.tensors(2))
+    ]
+    out = joined(case.call(*tensors))
+    assert out.numel() == 0
+    for x, grad in zip(leaves(tensors), gradients(out, leaves(tensors)), strict=True):
+        assert torch.equal(grad, torch.zeros_like(x))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_finite_passes_through(case: Case, value: float):
+    tensors = [x.detach() for x in case.tensors(3)]
+    tensors[0].flatten()[tensors[0].numel() // 2] = value
+    got, expected, _ = both(case, tensors)
+    assert torch.equal(got.isnan(), expected.isnan())
+    assert torch.equal(got.isfinite(), expected.isfinite())
+
+
+def test_same_bits_for_any_number_of_threads(case: Case, threads):
+    made = case.tensors(3)
+    tensors = [
+        x.detach().repeat(40, *[1] * (x.dim() - 1)).requires_grad_(x.requires_grad) if k in case.samples else x
+        for k, x in enumerate(made)
+    ]
+    results = []
+    for count in (1, 2):
+        threads(count)
+        out = joined(case.call(*tensors))
+        results.append([out, *gradients(out, leaves(tensors))])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_per_sample_gradients_by_vmap(case: Case):
+    tensors = [x.detach() for x in case.tensors(2)]
+    first = case.samples[0]
+
+    def loss(inputs: list[Tensor]) -> Tensor:
+        full = [x.unsqueeze(0) if k in case.samples else x for k, x in enumerate(inputs)]
+        return joined(case.call(*full)).square().sum()
+
+    dims = [0 if k in case.samples else None for k in range(len(tensors))]
+    batched = torch.func.vmap(torch.func.grad(loss), in_dims=(dims,))(tensors)
+    single = torch.func.grad(loss)([x[0] if k in case.samples else x for k, x in enumerate(tensors)])
+    close(batched[first][0], single[first])

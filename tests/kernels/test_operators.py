@@ -1,0 +1,83 @@
+"""What torch asks of an operator, for every one that is registered: opcheck, compile, export."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from foreblocks.darts import kernels
+from foreblocks.darts.kernels import averages, depthwise, mixture, norms
+from foreblocks.darts.kernels._library import LIBRARY
+
+from .tools import close, gradients, needs_native, noise
+
+pytestmark = pytest.mark.kernels
+
+
+def leaf(*shape: int, seed: int = 1) -> Tensor:
+    return noise(*shape, seed=seed).requires_grad_()
+
+
+def calls() -> list[tuple[Any, tuple[Any, ...]]]:
+    """Every operator with arguments."""
+    x, w, b, row = leaf(2, 5, 6), leaf(6, 3, seed=2), leaf(6, seed=3), leaf(6, seed=4)
+    residual, gate, mask, stats = leaf(2, 5, 6, seed=5), leaf(2, 5, 6, seed=6), noise(2, 1, 6), noise(10, 2).abs()
+    parts = [leaf(2, 5, seed=k) for k in range(3)]
+    norm = (x, row, b, residual, gate, mask, False, 1e-6, 2, 3)
+    return [
+        (mixture._FORWARD, (parts, leaf(3), True, True)),
+        (mixture._BACKWARD, (leaf(2, 5), parts, leaf(3), True, [0, 2])),
+        (norms._FORWARD, norm),
+        (norms._BACKWARD, (leaf(2, 5, 6, seed=7), stats, *norm, 15)),
+        (depthwise._FORWARD, (x, w, b, 2, 4, 2)),
+        (depthwise._BACKWARD, (leaf(2, 5, 6, seed=7), x, w, b, 2, 4, 2, True)),
+        (averages._FORWARD, (x, 3, 1)),
+        (averages._BACKWARD, (x, 3, 1)),
+    ]
+
+
+CALLS = calls()
+NAMES = [operator.name() for operator, _ in CALLS]
+
+
+def test_every_operator_is_listed():
+    defined = {name.rpartition("::")[2] for name in LIBRARY._op_defs}
+    assert {name.rpartition("::")[2] for name in NAMES} == defined
+
+
+@needs_native
+@pytest.mark.parametrize(("operator", "arguments"), CALLS, ids=NAMES)
+def test_opcheck(operator: Any, arguments: tuple[Any, ...]):
+    torch.library.opcheck(operator, arguments)
+
+
+BLOCKS: dict[str, tuple[Callable[..., Tensor], list[Tensor]]] = {
+    "norm_act": (
+        lambda x, w, r: kernels.norm_act(x, w, residual=r, before="gelu"),
+        [leaf(2, 5, 6), leaf(6, seed=2), leaf(2, 5, 6, seed=3)],
+    ),
+    "depthwise": (lambda x, w: kernels.depthwise_conv1d(x, w, activation="silu"), [leaf(2, 5, 6), leaf(6, 3, seed=2)]),
+    "average": (lambda x: kernels.moving_average(x, 3), [leaf(2, 5, 6)]),
+}
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_compiles_whole_and_exports_without_our_operators(name: str):
+    function, tensors = BLOCKS[name]
+
+    class Block(torch.nn.Module):
+        def forward(self, *inputs: Tensor) -> Tensor:
+            return function(*inputs)
+
+    expected = function(*tensors)
+    compiled = torch.compile(Block(), fullgraph=True, backend="aot_eager")
+    out = compiled(*tensors)
+    close(out, expected)
+    close(gradients(out, tensors), gradients(expected, tensors))
+    program = torch.export.export(Block(), tuple(tensors))
+    assert not any("foreblocks" in str(node.target) for node in program.graph.nodes)
+    close(program.module()(*tensors), expected)
