@@ -409,3 +409,19 @@ def test_options_of_the_figures(run: tuple[DARTSTrainer, Path]) -> None:
         analyzer.plot_metric_architecture_correlations("kendall")
     with pytest.raises(InvalidArgument, match="top_k=0"):
         analyzer.plot_architecture_configurations(0)
+
+
+@needs_matplotlib
+def test_the_rungs_and_the_heat_map_show_the_data() -> None:
+    result = planted([1.0, 2.0, 3.0, 4.0, 5.0], [0.9, 0.3, 0.5, 0.2, 0.7])
+    analyzer = StreamlinedDARTSAnalyzer(result)
+    rungs = analyzer.plot_performance_analysis().axes[2]
+    lines = sorted((list(line.get_xdata()), list(line.get_ydata())) for line in rungs.lines)
+    assert lines == [([2, 4], [loss, 0.5 * loss]) for loss in (1.0, 2.0, 3.0, 4.0, 5.0)]
+    axes = analyzer.plot_metric_architecture_correlations().axes[0]
+    down, across = ([tick.get_text() for tick in ticks] for ticks in (axes.get_yticklabels(), axes.get_xticklabels()))
+    shown = axes.images[0].get_array()
+    table = {(r["architectural_feature"], r["performance_metric"]): r["correlation"] for r in analyzer.correlations()}
+    op = next(op for op in DEFAULT_OPS if (f"op_{op}", "first_rung_val_loss") in table)
+    value = float(shown[down.index(op), across.index("first-rung loss")])
+    assert value == pytest.approx(table[f"op_{op}", "first_rung_val_loss"])
