@@ -128,8 +128,8 @@ def test_every_alpha_and_every_op_weight_moves(mode: str) -> None:
     assert all(edge.names == tuple(DEFAULT_OPS) for edge in model.edges)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     config = DARTSTrainConfig(epochs=2, warmup_epochs=0, architecture_update_freq=1, patience=9, loss_type="mse")
-    parts = SearchData.split(data.train, data.val, config, batch_size=16)
-    state = search_epochs(new_state(model, config), parts, config, LoopLimits(batch_size=16, max_train_batches=4))
+    parts = SearchData.split(data.train, data.val, config, batch_size=8)
+    state = search_epochs(new_state(model, config), parts, config, LoopLimits(batch_size=8, max_train_batches=3))
     assert state.alpha_steps > 0
     assert [name for name, p in model.named_parameters() if torch.equal(p, before[name])] == []
 

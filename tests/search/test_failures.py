@@ -105,9 +105,8 @@ def test_interrupt_in_a_rung_keeps_the_rungs_before_it(tmp_path: Path) -> None:
     assert len(partial.halving.rounds) == 1
     assert sorted(len(runner.history) for runner in partial.halving.runners) == [1, 1, 2]
     assert all(runner.state is not None for runner in partial.halving.runners)
-    kept = read(tmp_path / "rungs.json")
-    assert [row["rung_index"] for row in kept["rounds"]] == [0]
-    assert sum(len(rows) for rows in kept["candidates"].values()) == 4
+    assert [row["rung_index"] for row in read(tmp_path / "rungs.json")] == [0]
+    assert sum(len(record["rungs"]) for record in read(tmp_path / "candidates.json")) == 4
     assert "phase3" in partial.seconds
 
 
@@ -117,7 +116,7 @@ def test_interrupt_in_the_final_training_keeps_the_trained_network(tmp_path: Pat
     saved = load_folder(tmp_path / "finalists" / f"candidate_{finalist.runner.record['candidate_id']}")
     x = torch.randn(3, L, C)
     torch.testing.assert_close(saved(x), finalist.network(x), rtol=0, atol=0)
-    assert len(read(tmp_path / "rungs.json")["rounds"]) == 2
+    assert len(read(tmp_path / "rungs.json")) == 2
 
 
 def test_interrupt_inside_a_task_is_raised_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,7 +133,7 @@ def test_interrupt_inside_a_task_is_raised_again(tmp_path: Path, monkeypatch: py
     with pytest.raises(KeyboardInterrupt):
         t.multi_fidelity_search(*windows(), **SMALL, run_dir=tmp_path)
     assert sorted(len(runner.history) for runner in t.partial_search.halving.runners) == [0, 0, 1]
-    assert sum(len(rows) for rows in read(tmp_path / "rungs.json")["candidates"].values()) == 1
+    assert sum(len(record["rungs"]) for record in read(tmp_path / "candidates.json")) == 1
 
 
 def test_a_finished_search_leaves_nothing_partial(tmp_path: Path) -> None:
@@ -206,7 +205,7 @@ def test_a_derived_path_that_is_not_finite_is_a_failure() -> None:
     model = t.build_candidate(t.make_candidate(0, 0))
     with torch.no_grad():
         model.cells[0].scale.fill_(float("inf"))
-    with pytest.raises(DivergedError, match="derived network"):
+    with pytest.raises(DivergedError, match="validation of a searched network"):
         derived_loss(model, windows()[1], LoopLimits())
 
 

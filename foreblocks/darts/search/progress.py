@@ -34,15 +34,18 @@ class Progress:
     seconds: dict[str, float] = field(default_factory=dict)
 
     def save(self, folder: RunFolder, scaler: Mapping[str, Any] | None) -> None:
-        """Write what there is: ``candidates.json``, ``rungs.json``, ``failures.json``.
+        """Write what there is: the candidates with the rungs that each has finished, the rungs, the failures.
 
         Finalists of a search that has not reached its end are saved too, each in a folder that ``load_folder`` reads.
         """
+        runners = [] if self.halving is None else self.halving.runners
+        rungs = {runner.record["candidate_id"]: runner.history for runner in runners}
         if self.records:
-            folder.write_json("candidates.json", self.records)
+            folder.write_json(
+                "candidates.json", [{**r, "rungs": rungs.get(r["candidate_id"], [])} for r in self.records]
+            )
         if self.halving is not None:
-            candidates = {r.record["candidate_id"]: r.history for r in self.halving.runners}
-            folder.write_json("rungs.json", {"rounds": self.halving.rounds, "candidates": candidates})
+            folder.write_json("rungs.json", self.halving.rounds)
         if self.failures:
             folder.write_json("failures.json", self.failures)
         if self.finished is None:

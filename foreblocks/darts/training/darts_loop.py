@@ -118,7 +118,7 @@ def _watch(stepper: BilevelStepper, data: SearchData) -> CollapseWatch | None:
     if not every or not list(stepper.state.model.arch_parameters()):
         return None
     order = torch.randperm(len(data.arch_rows), generator=generator("collapse", limits.seed))
-    x, y = finite_batch(data.arch, data.arch_rows[order[:WINDOWS]], role="alpha", batch=0)
+    x, y = finite_batch(data.arch, data.arch_rows[order[:WINDOWS]], role=data.arch_role, batch=0)
     batch = (x.to(limits.device), y.to(limits.device))
     return CollapseWatch(stepper.state.model, stepper.loss_fn, batch, every=every, limit=config.collapse_growth)
 
