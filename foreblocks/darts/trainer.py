@@ -50,7 +50,7 @@ from .training.darts_loop import train_darts_model
 from .training.events import Callback
 from .training.final_trainer import train_final_model
 from .training.loop import LoopLimits
-from .training.select import DeriveSettings
+from .training.select import DeriveSettings, derive_by_race
 
 logger = get_logger(__name__)
 
@@ -213,9 +213,35 @@ class DARTSTrainer:
         x, y = screening_windows(self._source(dataloader, "train"), max_samples, seed)
         return score_operations(model.to(self.device), x.to(self.device), y.to(self.device), proxy=proxy)
 
-    def derive_final_architecture(self, model: nn.Module) -> nn.Module:
-        """Return the discrete network that a searched model points to, with its weights, in eval mode."""
-        return derive_final_architecture(model)
+    def derive_final_architecture(
+        self,
+        model: nn.Module,
+        *,
+        derive: str | DeriveSettings = "argmax",
+        train_loader: Any = None,
+        val_loader: Any = None,
+        config: DARTSTrainConfig | None = None,
+        seed: int = 0,
+        max_val_batches: int | None = None,
+    ) -> nn.Module:
+        """Return the discrete network that a searched model points to, with its weights, in eval mode.
+
+        Without loaders the alphas decide. With both, ``derive`` does as in ``multi_fidelity_search``: what wins on
+        the validation windows is returned; ``config`` is that of the search, ``seed`` orders batches and decisions.
+
+        Raises:
+            InvalidArgument: ``derive`` asks for a measurement, and a loader is missing.
+        """
+        settings = derive if isinstance(derive, DeriveSettings) else DeriveSettings(derive)
+        if train_loader is None and val_loader is None and settings == DeriveSettings():
+            return derive_final_architecture(model)
+        if train_loader is None or val_loader is None:
+            raise InvalidArgument(f"derive={derive!r} needs train_loader and val_loader.")
+        return derive_by_race(
+            model, self._source(train_loader, "train"), self._source(val_loader, "validation"),
+            config or _part(self.config, "train") or DARTSTrainConfig(),
+            self._limits(train_loader, seed, None, max_val_batches, amp=False), settings,
+        )  # fmt: skip
 
     def train_darts_model(
         self,

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from foreblocks.darts import TimeSeriesDARTS
+from foreblocks.darts import DARTSTrainer, TimeSeriesDARTS
 from foreblocks.darts._core.errors import InvalidArgument
 from foreblocks.darts.architecture.build import build_network
 from foreblocks.darts.architecture.derive import derive_spec, searched_mixture
@@ -18,7 +18,7 @@ from foreblocks.darts.config import DARTSTrainConfig
 from foreblocks.darts.data.windows import WindowDataset
 from foreblocks.darts.ops import registry
 from foreblocks.darts.training.bilevel import new_state
-from foreblocks.darts.training.darts_loop import SearchData, block_loss, derived_loss, search_epochs
+from foreblocks.darts.training.darts_loop import SearchData, block_loss, derived_loss, search_epochs, train_darts_model
 from foreblocks.darts.training.loop import LoopLimits
 from foreblocks.darts.training.select import DeriveSettings, PerturbRule, Selection, select_architecture
 
@@ -175,6 +175,29 @@ def test_pruned_ops_are_chosen_by_no_rule() -> None:
         edge.keep_only(torch.tensor([True, True, False]))
     for contender in found.select("perturb", tune_steps=0, rivals=4).contenders:
         assert "PlantedLag" not in contender.spec.op_counts()
+
+
+def test_the_trainer_derives_with_and_without_data() -> None:
+    found = searched(0, epochs=8, alphas=[0.0, 0.3, 0.0])
+    trainer = DARTSTrainer(2, [8], 1, L, "cpu", POOL)
+    data = {"train_loader": found.data.train, "val_loader": found.data.val}
+    assert trainer.derive_final_architecture(found.model).spec.op_counts() == {"PlantedNoise": 1}
+    raced = trainer.derive_final_architecture(found.model, derive="perturb", **data, config=found.config)
+    assert raced.spec.op_counts() == {"PlantedLag": 1}
+    assert not raced.training
+    with pytest.raises(InvalidArgument, match="val_loader"):
+        trainer.derive_final_architecture(found.model, derive="perturb", train_loader=found.data.train)
+    with pytest.raises(InvalidArgument, match="TimeSeriesDARTS"):
+        trainer.derive_final_architecture(nn.Linear(1, 1), derive="perturb", **data)
+
+
+def test_a_training_reports_its_discretisation_gap() -> None:
+    found = searched(0, epochs=1)
+    result = train_darts_model(found.model, found.data.train, found.data.val, found.config, found.limits)
+    gap = result["discretisation"]
+    assert gap["mixed_loss"] == block_loss(result["model"], found.data.val, found.limits)
+    assert gap["derived_loss"] == derived_loss(result["model"], found.data.val, found.limits)
+    assert gap["gap"] == gap["derived_loss"] - gap["mixed_loss"] != 0.0
 
 
 @pytest.mark.parametrize("wrong", [{"method": "best"}, {"tune_steps": -1}, {"rivals": -1}, {"windows": 0}])

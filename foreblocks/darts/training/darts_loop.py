@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.errors import DataError, check_int
+from .._core.errors import DataError, DivergedError, check_int
 from .._core.logging import get_logger
 from .._core.seeding import generator, seeded
 from .._core.types import WindowSource
-from ..architecture.derive import derived_path
+from ..architecture.derive import derived_path, searched_mixture
 from ..architecture.network import TimeSeriesDARTS
 from ..config import DARTSTrainConfig
 from ..data.sources import finite_batch, iter_batches
@@ -248,7 +248,23 @@ def train_darts_model(
     state = new_state(model, config)
     data = SearchData.split(train, val, config, batch_size=limits.batch_size)
     state = search_epochs(state, data, config, limits, callbacks=callbacks)
-    return search_result(state, time.perf_counter() - began)
+    result = search_result(state, time.perf_counter() - began)
+    return {**result, "discretisation": discretisation(model, val, limits)}
+
+
+def discretisation(model: TimeSeriesDARTS, val: WindowSource, limits: LoopLimits) -> dict[str, float | None]:
+    """Return ``{mixed_loss, derived_loss, gap}``: validation MSE of the mixture and of the derived path.
+
+    The last two are None where the derived path diverges, which is logged.
+    """
+    with searched_mixture(model):
+        mixed = block_loss(model, val, limits)
+    try:
+        derived = derived_loss(model, val, limits)
+    except DivergedError as error:
+        logger.warning("the derived network has no finite loss, though the mixture has: %s", error)
+        return {"mixed_loss": mixed, "derived_loss": None, "gap": None}
+    return {"mixed_loss": mixed, "derived_loss": derived, "gap": derived - mixed}
 
 
 def search_result(state: SearchState, seconds: float) -> dict[str, Any]:

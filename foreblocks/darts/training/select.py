@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from .._core.errors import check_choice, check_int
 from .._core.logging import get_logger
 from .._core.seeding import generator, seeded
+from .._core.types import WindowSource
+from ..architecture.build import ForecastNetwork, build_network
 from ..architecture.derive import (
     CellChoice,
     Choice,
@@ -33,6 +35,7 @@ from ..architecture.spec import ArchSpec
 from ..config import DARTSTrainConfig
 from ..data.sources import finite_batch
 from ..evaluation.losses import get_loss_function
+from .bilevel import check_searched
 from .darts_loop import SearchData, block_loss
 from .loop import LoopLimits, autocast, cpu_state, mean_loss
 from .schedules import cosine, set_rate
@@ -230,6 +233,27 @@ def select_architecture(
     order = {settings.method: 0}
     contenders.sort(key=lambda c: (c.loss, order.get(c.name, 1)))
     return Selection(contenders, mixed_loss)
+
+
+def derive_by_race(
+    model: nn.Module,
+    train: WindowSource,
+    val: WindowSource,
+    config: DARTSTrainConfig,
+    limits: LoopLimits,
+    settings: DeriveSettings,
+) -> ForecastNetwork:
+    """Return the network that wins ``select_architecture``, with its weights, in eval mode.
+
+    Raises:
+        InvalidArgument: ``model`` is not a ``TimeSeriesDARTS``.
+    """
+    check_searched(model)
+    data = SearchData.split(train, val, config, batch_size=limits.batch_size)
+    chosen = select_architecture(model, data, config, limits, settings).chosen
+    network = build_network(chosen.spec, seed=0)
+    network.load_state_dict(chosen.state)
+    return network.to(limits.device).eval()
 
 
 def _project(model: TimeSeriesDARTS, rule: Rule, tuning: _Tuning) -> Choice:
