@@ -17,10 +17,10 @@ from torch import nn
 
 from . import ops  # noqa: F401 - registers the ops
 from ._core.device import resolve_device
-from ._core.errors import InvalidArgument, check_int, check_keywords
+from ._core.errors import InvalidArgument, check_channels, check_int, check_keywords
 from ._core.keywords import fold_keywords, keywords_with_defaults, warn_keywords
 from ._core.logging import get_logger
-from ._core.types import WindowSource
+from ._core.types import Layout, WindowSource, layout_of
 from .architecture.derive import derive_final_architecture
 from .architecture.network import TimeSeriesDARTS
 from .config import (
@@ -32,7 +32,7 @@ from .config import (
     MultiFidelitySearchConfig,
     RobustPoolSearchConfig,
 )
-from .data.sources import as_source, check_source, loader_batch_size
+from .data.sources import check_sources, loader_batch_size
 from .evaluation import plotting, report
 from .evaluation.predict import score_models
 from .ops.registry import resolve_ops
@@ -75,6 +75,10 @@ class DARTSTrainer:
         ffn_variants: feed-forward blocks a candidate may have; ``auto`` means all.
         config: a ``DARTSConfig``; keywords that differ from their default win over it.
         on_unknown: ``raise``, or ``ignore`` to log and drop unknown ops.
+        future_dim: covariates F that are known for the horizon, the third part of ``(x, y, x_future)`` batches; None
+            takes as many as the training data of a search have.
+        target_channels: channels of x that are forecast, in the order of the output; y holds them, or all channels.
+            None takes those that a ``WindowDataset`` says, else all.
 
     Attributes:
         final_model: model of the last search or of ``load_model``; None before.
@@ -102,6 +106,8 @@ class DARTSTrainer:
         *,
         config: DARTSConfig | None = None,
         on_unknown: str = "raise",
+        future_dim: int | None = None,
+        target_channels: Sequence[int] | None = None,
     ) -> None:
         self.config = config
         base = config or DARTSConfig()
@@ -109,6 +115,10 @@ class DARTSTrainer:
         self.input_dim = check_int("input_dim", folded["input_dim"], low=1)
         self.forecast_horizon = check_int("forecast_horizon", folded["forecast_horizon"], low=1)
         self.seq_length = check_int("seq_length", folded["seq_length"], low=1)
+        self.future_dim = None if future_dim is None else check_int("future_dim", future_dim, low=0)
+        self.target_channels = None
+        if target_channels is not None:
+            self.target_channels = check_channels("target_channels", target_channels, self.input_dim, empty=False)
         self.device = str(resolve_device(folded["device"]))
         self.all_ops = resolve_ops(folded["all_ops"], on_unknown=on_unknown)
         self.hidden_dims = list(folded["hidden_dims"])
@@ -125,10 +135,11 @@ class DARTSTrainer:
 
     # ---- candidates ----------------------------------------------------------------------------------------------
 
-    def space(self, **changes: Any) -> SearchSpace:
+    def space(self, layout: Layout | None = None, **changes: Any) -> SearchSpace:
         """Return the search space of this trainer.
 
         Args:
+            layout: covariates and targets of the data; None means what the trainer was told.
             changes: fields of ``DARTSSearchSpaceConfig`` or of ``SearchSpace`` to replace (None leaves a field).
         """
         given = {name: value for name, value in changes.items() if value is not None}
@@ -149,9 +160,11 @@ class DARTSTrainer:
                 **given,
             },
         )
+        layout = layout or Layout(self.future_dim or 0, self.target_channels)
         return SearchSpace(
-            self.input_dim, self.seq_length, self.forecast_horizon, tuple(self.all_ops), config=config, **extra
-        )
+            self.input_dim, self.seq_length, self.forecast_horizon, tuple(self.all_ops), config=config,
+            **extra, **layout._asdict(),
+        )  # fmt: skip
 
     def make_candidate(self, seed: int = 0, index: int = 0) -> CandidateConfig:
         """Return candidate ``index`` of ``seed``: the one that a search with that seed samples there."""
@@ -210,8 +223,9 @@ class DARTSTrainer:
         ``max_samples`` windows, spread over the data, are used; no training. ``train_darts_model(...,
         alpha_init="zero_cost")`` starts the alphas from these scores.
         """
-        x, y = screening_windows(self._source(dataloader, "train"), max_samples, seed)
-        return score_operations(model.to(self.device), x.to(self.device), y.to(self.device), proxy=proxy)
+        (source,) = self._sources(train=dataloader)
+        windows = screening_windows(source, max_samples, seed).to(self.device)
+        return score_operations(model.to(self.device), windows.x, windows.y, proxy=proxy, x_future=windows.x_future)
 
     def derive_final_architecture(
         self,
@@ -328,7 +342,7 @@ class DARTSTrainer:
         given = _given(self.train_darts_model, locals())
         settings = self._train_config(given, config)
         limits = self._limits(train_loader, seed, max_train_batches, max_val_batches, settings.use_amp)
-        train, val = self._source(train_loader, "train"), self._source(val_loader, "validation")
+        train, val = self._sources(train=train_loader, validation=val_loader)
         start_alphas(model, train, settings, seed)
         result = train_darts_model(model, train, val, settings, limits, callbacks=callbacks)
         model.to(self.device)
@@ -376,8 +390,7 @@ class DARTSTrainer:
         )
         settings = FinalTrainConfig(**_only(FinalTrainConfig, folded))
         limits = self._limits(train_loader, seed, max_train_batches, None, settings.use_amp)
-        train, val = self._source(train_loader, "train"), self._source(val_loader, "validation")
-        test = self._source(test_loader, "test")
+        train, val, test = self._sources(train=train_loader, validation=val_loader, test=test_loader)
         result = train_final_model(model, train, val, settings, limits, callbacks=callbacks)
         if compute_final_metrics:
             result["final_metrics"] = score_models({"model": model}, test, device=self.device)["model"]
@@ -429,7 +442,8 @@ class DARTSTrainer:
         """Sample, screen, search, derive and retrain; return the documented dictionary with all scores.
 
         Args:
-            train_loader: ``DataLoader`` (or window source) of ``x [B, L, C]``, ``y [B, H, C]``.
+            train_loader: ``DataLoader`` (or window source) of ``x [B, L, C]``, ``y [B, H, C]`` and perhaps
+                ``x_future [B, H, F]``.
             val_loader: the same for validation: every choice is made on it.
             test_loader: the same for the test; read once, at the very end.
             num_candidates: candidates to sample.
@@ -537,7 +551,7 @@ class DARTSTrainer:
         """
         settings = self._train_config({"epochs": epochs}, None)
         return bilevel_lr_sensitivity(
-            model_factory, self._source(train_loader, "train"), self._source(val_loader, "validation"),
+            model_factory, *self._sources(train=train_loader, validation=val_loader),
             RateGrid(model_lrs, arch_lrs, seeds), settings,
             self._limits(train_loader, 0, max_train_batches, max_val_batches, settings.use_amp),
             max_workers=max_workers, save_csv_path=save_csv_path,
@@ -584,8 +598,9 @@ class DARTSTrainer:
         config = replace(
             stored or AblationSearchConfig(), **{**_only(AblationSearchConfig, folded), "save_dir": str(folder)}
         )
+        (train,) = self._sources(train=train_loader)
         return ablation_weight_search(
-            self._source(train_loader, "train"), self.space(**_only(DARTSSearchSpaceConfig, folded)), config,
+            train, self.space(layout_of(train), **_only(DARTSSearchSpaceConfig, folded)), config,
             device=self.device, save_plots=save_plots, save_csv=save_csv,
         )  # fmt: skip
 
@@ -622,10 +637,11 @@ class DARTSTrainer:
         stored = _part(self.config, "robust_pool")
         folded = _folded(self.robust_initial_pool_over_op_pools, locals(), stored)
         config = RobustPoolSearchConfig(**_only(RobustPoolSearchConfig, folded))
-        space = self.space(hidden_dims=config.hidden_dim_choices, **_only(DARTSSearchSpaceConfig, folded))
-        return robust_initial_pool_over_op_pools(
-            self._source(val_loader, "validation"), space, config, device=self.device
+        (windows,) = self._sources(validation=val_loader)
+        space = self.space(
+            layout_of(windows), hidden_dims=config.hidden_dim_choices, **_only(DARTSSearchSpaceConfig, folded)
         )
+        return robust_initial_pool_over_op_pools(windows, space, config, device=self.device)
 
     # ---- figures -------------------------------------------------------------------------------------------------
 
@@ -715,7 +731,8 @@ class DARTSTrainer:
 
     def _run(self, train: Any, val: Any, test: Any, settings: SearchSettings) -> dict[str, Any]:
         progress = self.partial_search = Progress()
-        sources = [self._source(x, role) for x, role in ((train, "train"), (val, "validation"), (test, "test"))]
+        sources = self._sources(train=train, validation=val, test=test)
+        settings = replace(settings, space=replace(settings.space, **layout_of(sources[0])._asdict()))
         try:
             result = run_multi_fidelity_search(*sources, settings, progress=progress)
         except KeyboardInterrupt:
@@ -727,10 +744,11 @@ class DARTSTrainer:
         self.final_model = result["final_model"]
         return result
 
-    def _source(self, loader: Any, role: str) -> WindowSource:
-        return check_source(
-            as_source(loader, role=role), role=role, input_dim=self.input_dim, seq_length=self.seq_length,
-            horizon=self.forecast_horizon,
+    def _sources(self, **loaders: Any) -> list[WindowSource]:
+        """Return the window sources of loaders by role; the first says how many covariates the others must have."""
+        return check_sources(
+            loaders, input_dim=self.input_dim, seq_length=self.seq_length, horizon=self.forecast_horizon,
+            layout=Layout(self.future_dim, self.target_channels),
         )  # fmt: skip
 
     def _limits(

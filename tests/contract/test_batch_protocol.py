@@ -32,13 +32,15 @@ def test_future_covariates_that_fit_are_passed(extra: Any) -> None:
     assert kwargs["x_future"] is FUTURE
 
 
-@pytest.mark.parametrize("shape", [(4, 6), (3, 6, 3), (4, 6, 2), (4, 5, 3)])
+@pytest.mark.parametrize("shape", [(4, 6), (3, 6, 3), (4, 6, 0), (4, 5, 3)])
 def test_future_covariates_that_do_not_fit_raise(shape: tuple[int, ...]) -> None:
     with pytest.raises(DataError, match="x_future has shape"):
         unpack_forecasting_batch((X, Y, torch.zeros(shape)), "cpu")
 
 
-@pytest.mark.parametrize("batch", [X, (X,), {"x": X, "y": Y}, (X, 3.0), (X, Y, 3.0), (X, Y, {"xfuture": FUTURE})])
+@pytest.mark.parametrize(
+    "batch", [X, (X,), {"x": X, "y": Y}, (X, 3.0), (X, Y, 3.0), (X, Y, {"xfuture": FUTURE}), (X, Y, FUTURE, X)]
+)
 def test_what_is_no_batch_raises(batch: Any) -> None:
     with pytest.raises(DataError):
         unpack_forecasting_batch(batch, "cpu")

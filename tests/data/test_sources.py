@@ -22,7 +22,7 @@ from torch.utils.data import (
 from foreblocks.darts._core import logging as core_logging
 from foreblocks.darts._core.errors import DataError
 from foreblocks.darts._core.types import WindowSource
-from foreblocks.darts.data.sources import as_source, check_source, finite_batch
+from foreblocks.darts.data.sources import as_source, check_source, read_batch
 from foreblocks.darts.data.windows import WindowDataset
 
 L, H, C, ROWS = 6, 3, 2, 40
@@ -261,13 +261,13 @@ def test_bad_data_name_the_role(data, message: str):
         as_source(data, role="val")
 
 
-def test_third_item_is_ignored_with_one_warning(caplog: pytest.LogCaptureFixture):
-    source = as_source(DataLoader(TensorDataset(X, Y, X), batch_size=2), role="train")
+def test_steps_of_x_future_beyond_the_horizon_are_cut_off_with_one_warning(caplog: pytest.LogCaptureFixture):
+    longer = torch.randn(5, H + 2, 4, generator=generator())
+    source = as_source(DataLoader(TensorDataset(X, Y, longer), batch_size=2), role="train")
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
-            x, y = source.gather(torch.arange(2))
-    assert x.shape == (2, L, C)
-    assert y.shape == (2, H, C)
+            batch = source.gather_batch(torch.arange(2))
+    assert torch.equal(batch.x_future, longer[:2, :H])
     assert sum("x_future" in record.getMessage() for record in caplog.records) == 1
 
 
@@ -312,19 +312,20 @@ def test_a_seam_between_two_series_keeps_their_windows_apart():
     assert torch.equal(joined.gather(torch.tensor([len(one)]))[0], two.gather(torch.tensor([0]))[0])
 
 
-def test_finite_batch_names_the_place():
+def test_read_batch_names_the_place():
     values = torch.randn(ROWS, C, generator=generator())
     values[12, 1] = float("nan")
     data = WindowDataset(values, L, H, names=("load", "oil"))
-    x, y = finite_batch(data, torch.tensor([0, 20]), role="train", batch=0)
+    batch = read_batch(data, torch.tensor([0, 20]), role="train", batch=0)
+    x, y = batch.x, batch.y
     assert torch.equal(x, data.gather(torch.tensor([0, 20]))[0])
     assert y.shape == (2, H, C)
     with pytest.raises(DataError, match=r"val data, batch 4: window 9 has nan in x, channel 1 \('oil'\), step 3"):
-        finite_batch(data, torch.tensor([0, 9]), role="val", batch=4)
+        read_batch(data, torch.tensor([0, 9]), role="val", batch=4)
     with pytest.raises(DataError, match=r"test data, batch 1: window 5 has nan in y, channel 1, step 1"):
-        finite_batch(as_source(tensors(data), role="test"), torch.tensor([5]), role="test", batch=1)
+        read_batch(as_source(tensors(data), role="test"), torch.tensor([5]), role="test", batch=1)
 
 
 def test_large_but_finite_values_pass():
     data = WindowDataset(torch.full((ROWS, C), 3e38), L, H)
-    finite_batch(data, torch.arange(3), role="train", batch=0)
+    read_batch(data, torch.arange(3), role="train", batch=0)

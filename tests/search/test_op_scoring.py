@@ -114,7 +114,7 @@ def test_what_cannot_be_scored_is_said(monkeypatch: pytest.MonkeyPatch, caplog: 
 def test_alphas_start_from_the_scores(monkeypatch: pytest.MonkeyPatch) -> None:
     planted = {"Identity": 1.0, "GRN": 4.0, "TimeConv": 1.0}
     monkeypatch.setattr(
-        op_scoring, "score_operations", lambda model, x, y: {f"cell_0_edge_{i}": planted for i in range(3)}
+        op_scoring, "score_operations", lambda model, x, y, **_: {f"cell_0_edge_{i}": planted for i in range(3)}
     )
     model, plain = build(), build()
     start_alphas(model, source(), DARTSTrainConfig(alpha_init="zero_cost"), 0)
@@ -134,8 +134,8 @@ def test_equal_or_missing_scores_leave_the_noise() -> None:
 
 def test_the_trainer_scores_operations() -> None:
     found = trainer().score_operations(build(), source(), max_samples=8, proxy="snip")
-    x, y = op_scoring.screening_windows(source(), 8, 0)
-    assert found == score_operations(build(), x, y, proxy="snip")
+    windows = op_scoring.screening_windows(source(), 8, 0)
+    assert found == score_operations(build(), windows.x, windows.y, proxy="snip")
 
 
 def test_train_darts_model_takes_it() -> None:

@@ -210,15 +210,16 @@ class Rows:
 
 @pytest.mark.parametrize(("total", "count"), [(1000, 64), (65, 64), (64, 64), (10, 64), (1, 1)])
 def test_screening_windows_take_one_of_each_stratum(total, count):
-    x, y = screening_windows(Rows(total), count, seed=3)
+    windows = screening_windows(Rows(total), count, seed=3)
+    x, y = windows.x, windows.y
     index = x[:, 0, 0]
     size = min(count, total)
     assert torch.equal(index, y[:, 0, 0])
     borders = torch.arange(size + 1) * total // size
     assert torch.equal(torch.bucketize(index, borders, right=True) - 1, torch.arange(size))
-    assert torch.equal(screening_windows(Rows(total), count, seed=3)[0], x)
+    assert torch.equal(screening_windows(Rows(total), count, seed=3).x, x)
     if total == 1000:
-        assert not torch.equal(screening_windows(Rows(total), count, seed=4)[0], x)
+        assert not torch.equal(screening_windows(Rows(total), count, seed=4).x, x)
 
 
 def test_screening_windows_need_data():

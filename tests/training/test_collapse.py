@@ -9,6 +9,7 @@ from torch.nn.functional import mse_loss
 
 from foreblocks.darts import TimeSeriesDARTS
 from foreblocks.darts._core.errors import InvalidArgument
+from foreblocks.darts._core.types import Batch
 from foreblocks.darts.config import DARTSTrainConfig
 from foreblocks.darts.data.windows import WindowDataset
 from foreblocks.darts.training.bilevel import SearchState, new_state
@@ -54,7 +55,7 @@ def full_hessian(model: TimeSeriesDARTS, x: Tensor, y: Tensor) -> Tensor:
 
 
 def watch(model: TimeSeriesDARTS, *, every: int = 1, limit: float | None = 1.3, dtype=torch.float64) -> CollapseWatch:
-    return CollapseWatch(model, mse_loss, batch(dtype), every=every, limit=limit)
+    return CollapseWatch(model, mse_loss, Batch(*batch(dtype)), every=every, limit=limit)
 
 
 @pytest.mark.parametrize("seed", range(3))

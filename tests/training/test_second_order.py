@@ -11,6 +11,7 @@ from torch import Tensor
 from foreblocks.darts import TimeSeriesDARTS
 from foreblocks.darts._core.errors import InvalidArgument
 from foreblocks.darts._core.seeding import seeded
+from foreblocks.darts._core.types import Batch
 from foreblocks.darts.config import DARTSTrainConfig
 from foreblocks.darts.training.bilevel import BilevelStepper, SearchPlan, new_state
 from foreblocks.darts.training.loop import LoopLimits
@@ -174,9 +175,9 @@ def stepper(config: DARTSTrainConfig, problem: Problem) -> BilevelStepper:
 def alphas_after(config: DARTSTrainConfig, *, unroll: bool) -> Tensor:
     problem = Problem(dropout=0.0)
     step = stepper(config, problem)
-    (x0, x1), (y0, y1) = problem.batches
-    step.weight_step(x0, y0)
-    step.alpha_step(x1, y1, (x0, y0) if unroll else None)
+    first, second = (Batch(x, y) for x, y in zip(*problem.batches, strict=True))
+    step.weight_step(first)
+    step.alpha_step(second, first if unroll else None)
     assert all(p.requires_grad for p in problem.model.parameters())
     return flat(problem.alphas)
 

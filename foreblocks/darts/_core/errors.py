@@ -83,6 +83,16 @@ def check_range(argument: str, value: Any, *, low: int) -> tuple[int, int]:
     return first, last
 
 
+def check_channels(argument: str, value: Any, channels: int, *, empty: bool = True) -> tuple[int, ...]:
+    """Return ``value`` as distinct channel numbers in ``[0, channels)``, else raise ``InvalidArgument``."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise InvalidArgument(f"{argument}={value!r} must be a list of channel numbers.")
+    chosen = tuple(check_int(f"{argument}[{i}]", v, low=0, high=channels - 1) for i, v in enumerate(value))
+    if len(set(chosen)) < len(chosen) or not (chosen or empty):
+        raise InvalidArgument(f"{argument}={list(chosen)} must name each channel once, and at least one.")
+    return chosen
+
+
 def check_keywords(function: str, given: Mapping[str, Any], allowed: Iterable[str]) -> None:
     """Raise ``TypeError`` for the first keyword that ``function`` does not know, naming the nearest one."""
     names = list(allowed)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from .._core.errors import DataError
-from .._core.types import WindowSource
+from .._core.types import WindowSource, layout_of
 
 _MIN_RUN = 64
 _PROBES = 8
@@ -16,6 +16,8 @@ _GROUP_BYTES = 256 * 2**20
 def window_moments(source: WindowSource) -> torch.Tensor:
     """Return ``Σ w wᵀ`` per channel, ``[C, L+H, L+H]`` float64, over the windows ``w = (x, y)`` of ``source``.
 
+    C are the channels that the source forecasts.
+
     A constant per channel is subtracted first, which leaves every centred product as it is and keeps digits when the
     level is large against the changes.
 
@@ -25,14 +27,15 @@ def window_moments(source: WindowSource) -> torch.Tensor:
     shift = _read(source, torch.zeros(1, dtype=torch.int64)).mean(1)[0]  # [C]
     runs, rest = _split_runs(source)
     width = source.lookback + source.horizon
-    total = torch.zeros(source.channels, width, width, dtype=torch.float64)
+    channels = len(shift)
+    total = torch.zeros(channels, width, width, dtype=torch.float64)
     for order in runs:
         series = _series_of_run(source, order)
         if series is None:
             rest = torch.cat([rest, order])
         else:
             _add_run(total, series - shift[:, None], order.numel())
-    for part in rest.split(max(1, _CHUNK_BYTES // (8 * width * source.channels))):
+    for part in rest.split(max(1, _CHUNK_BYTES // (8 * width * channels))):
         windows = (_read(source, part) - shift).permute(2, 0, 1).contiguous()  # [C, B, W]
         for channel, block in enumerate(windows):
             total[channel].addmm_(block.t(), block)
@@ -42,11 +45,14 @@ def window_moments(source: WindowSource) -> torch.Tensor:
 def _read(source: WindowSource, indices: torch.Tensor) -> torch.Tensor:
     """Return whole windows ``[B, L+H, C]`` in float64."""
     x, y = source.gather(indices)
+    targets = layout_of(source).target_channels
+    x = x if targets is None else x[..., targets]
     windows = torch.cat([x, y], dim=1).to(device="cpu", dtype=torch.float64)
     bad = ~torch.isfinite(windows)
     if bool(bad.any()):
         window, _, channel = (int(v) for v in bad.nonzero()[0])
-        raise DataError(f"window {int(indices[window])} has a value that is not finite in channel {channel}.")
+        named = channel if targets is None else targets[channel]
+        raise DataError(f"window {int(indices[window])} has a value that is not finite in channel {named}.")
     return windows
 
 
@@ -71,7 +77,7 @@ def _series_of_run(source: WindowSource, order: torch.Tensor) -> torch.Tensor | 
     body = _read(source, order[picks]).flatten(0, 1)  # [picks * W, C]
     tail = _read(source, order[-1:])[0]
     length = count + width - 1
-    series = torch.empty(length, source.channels, dtype=torch.float64)
+    series = torch.empty(length, body.shape[1], dtype=torch.float64)
     series[: min(length, body.shape[0])] = body[:length]
     series[length - width :] = tail
     probes = torch.linspace(0, count - 1, _PROBES).round().to(torch.int64)

@@ -13,7 +13,7 @@ _SUM_TOLERANCE = 1e-6
 
 
 class BlendedForecaster(nn.Module):
-    """Weighted sum of forecasters of the same windows, each ``x [B, L, C] -> [B, H, C]``.
+    """Weighted sum of forecasters of the same windows, each ``x [B, L, C] -> [B, H, C_out]``.
 
     The weights are a buffer, so the state dict holds the whole model. ``blend.parts["ridge"]`` is a part.
 
@@ -64,9 +64,11 @@ class BlendedForecaster(nn.Module):
         """Return name → weight."""
         return dict(zip(self.names, self.weights.tolist(), strict=True))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return the blended forecast ``[B, H, C]`` for windows ``x [B, L, C]``."""
-        weighted = [weight * part(x) for weight, part in zip(self.weights.unbind(), self.parts.values(), strict=True)]
+    def forward(self, x: torch.Tensor, x_future: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the blended forecast ``[B, H, C_out]`` for windows ``x [B, L, C]``; each part gets ``x_future``."""
+        inputs = (x,) if x_future is None else (x, x_future)
+        forecasts = [part(*inputs) for part in self.parts.values()]
+        weighted = [weight * part for weight, part in zip(self.weights.unbind(), forecasts, strict=True)]
         total = weighted[0]
         for term in weighted[1:]:
             total = total + term

@@ -65,7 +65,7 @@ class FixedCell(nn.Module):
 
 
 class ForecastNetwork(nn.Module):
-    """The discrete network of a spec, ``[B, L, C] -> [B, H, C]``.
+    """The discrete network of a spec, ``[B, L, C] -> [B, H, C_out]``.
 
     ``spec`` is its ``ArchSpec``; ``selected_norm`` the name of its series norm.
     """
@@ -77,9 +77,9 @@ class ForecastNetwork(nn.Module):
         self.skeleton = Skeleton(spec.macro)
         self.cells = nn.ModuleList(FixedCell(spec.macro, cell) for cell in spec.cells)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Forecast ``[B, H, C]`` from ``x [B, L, C]``."""
-        return self.skeleton(x, self.cells)
+    def forward(self, x: Tensor, x_future: Tensor | None = None) -> Tensor:
+        """Forecast ``[B, H, C_out]`` from ``x [B, L, C]`` and, if the spec has covariates, ``x_future [B, H, F]``."""
+        return self.skeleton(x, self.cells, x_future)
 
 
 def build_network(spec: ArchSpec, *, seed: int | None = None) -> ForecastNetwork:

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from .._core.errors import DataError, InvalidArgument, check_choice, check_int, check_real, nearest
-from .._core.types import WindowSource
+from .._core.errors import DataError, InvalidArgument, check_channels, check_choice, check_int, check_real, nearest
+from .._core.types import WindowSource, layout_of
 from ._moments import window_moments
 
 MODES = ("shared", "per_channel")
@@ -34,6 +34,7 @@ class LinearSpec:
         input_dim: channels C.
         seq_length: lookback L.
         horizon: forecast steps H.
+        target_channels: channels that are forecast; None for all.
     """
 
     mode: str
@@ -41,12 +42,21 @@ class LinearSpec:
     input_dim: int
     seq_length: int
     horizon: int
+    target_channels: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         check_choice("mode", self.mode, MODES)
         check_choice("centre", self.centre, CENTRES)
         for name in ("input_dim", "seq_length", "horizon"):
             check_int(name, getattr(self, name), low=1)
+        if self.target_channels is not None:
+            chosen = check_channels("target_channels", self.target_channels, self.input_dim, empty=False)
+            object.__setattr__(self, "target_channels", chosen)
+
+    @property
+    def output_dim(self) -> int:
+        """C_out: channels that are forecast."""
+        return self.input_dim if self.target_channels is None else len(self.target_channels)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain Python."""
@@ -59,14 +69,14 @@ class LinearSpec:
         for key in data:
             if key not in names:
                 raise InvalidArgument(f"LinearSpec has no field {key!r}.{nearest(key, names)}")
-        missing = [name for name in names if name not in data]
+        missing = [name for name in names if name not in data and name != "target_channels"]
         if missing:
             raise InvalidArgument(f"LinearSpec needs the fields {missing}.")
         return cls(**data)
 
 
 class LinearForecaster(nn.Module):
-    """Fixed linear map ``x [B, L, C] -> [B, H, C]`` on centred windows; it has buffers and no parameters.
+    """Fixed linear map ``x [B, L, C] -> [B, H, C_out]`` on centred windows; it has buffers and no parameters.
 
     Built with zero weights, which forecasts the centre itself; ``load_state_dict`` or ``from_weight`` fills it.
 
@@ -81,20 +91,20 @@ class LinearForecaster(nn.Module):
         self.spec = spec
         shape: tuple[int, ...] = (spec.horizon, spec.seq_length)
         if spec.mode == "per_channel":
-            shape = (spec.input_dim, *shape)
+            shape = (spec.output_dim, *shape)
         self.register_buffer("weight", torch.zeros(shape))
 
     @classmethod
     def from_weight(cls, spec: LinearSpec, weight: torch.Tensor) -> LinearForecaster:
-        """Return a forecaster with ``weight`` (``[H, L]`` or ``[C, H, L]``, any float type; kept as float32)."""
+        """Return a forecaster with ``weight`` (``[H, L]`` or ``[C_out, H, L]``, any float type; kept as float32)."""
         module = cls(spec)
         if weight.shape != module.weight.shape:
             raise InvalidArgument(f"weight has shape {tuple(weight.shape)}; {spec} needs {tuple(module.weight.shape)}.")
         module.weight.copy_(weight)
         return module
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return forecasts ``[B, H, C]`` for windows ``x [B, L, C]``.
+    def forward(self, x: torch.Tensor, x_future: torch.Tensor | None = None) -> torch.Tensor:
+        """Return forecasts ``[B, H, C_out]`` for windows ``x [B, L, C]``; ``x_future`` has no part in them.
 
         Raises:
             InvalidArgument: ``x`` has another lookback or channel count.
@@ -102,6 +112,8 @@ class LinearForecaster(nn.Module):
         spec = self.spec
         if x.dim() != 3 or x.shape[1] != spec.seq_length or x.shape[2] != spec.input_dim:
             raise InvalidArgument(f"x has shape {tuple(x.shape)}; expected [B, {spec.seq_length}, {spec.input_dim}].")
+        if spec.target_channels is not None:
+            x = x[..., spec.target_channels]
         level = x[:, -1:, :] if spec.centre == "last" else x.mean(dim=1, keepdim=True)
         series = (x - level).transpose(1, 2)  # [B, C, L]
         if spec.mode == "shared":
@@ -155,14 +167,27 @@ class RidgeStatistics:
         xy: ``[C, L, H]``, the same of an input and a target step.
         yy: ``[C]``, sums of squared targets.
         count: number of windows.
+        input_dim: channels of the windows; None for C.
+        target_channels: which of them the C are; None for all.
     """
 
-    def __init__(self, xx: torch.Tensor, xy: torch.Tensor, yy: torch.Tensor, count: int) -> None:
+    def __init__(
+        self,
+        xx: torch.Tensor,
+        xy: torch.Tensor,
+        yy: torch.Tensor,
+        count: int,
+        *,
+        input_dim: int | None = None,
+        target_channels: tuple[int, ...] | None = None,
+    ) -> None:
         self.xx, self.xy, self.yy, self.count = xx, xy, yy, count
+        self.input_dim = xx.shape[0] if input_dim is None else input_dim
+        self.target_channels = target_channels
 
     @classmethod
     def collect(cls, source: WindowSource) -> RidgeStatistics:
-        """Read every window of ``source`` once.
+        """Read every window of ``source`` once; of its channels, only those that it forecasts.
 
         Runs of windows that advance by one row go through a recurrence on the series itself, whose cost does not
         grow with L times the windows; all others are gathered in chunks of bounded memory.
@@ -176,11 +201,14 @@ class RidgeStatistics:
         lookback = source.lookback
         xx, xy = moments[:, :lookback, :lookback], moments[:, :lookback, lookback:]
         yy = moments[:, lookback:, lookback:].diagonal(dim1=-2, dim2=-1).sum(-1)
-        return cls(xx.contiguous(), xy.contiguous(), yy, len(source))
+        return cls(
+            xx.contiguous(), xy.contiguous(), yy, len(source),
+            input_dim=source.channels, target_channels=layout_of(source).target_channels,
+        )  # fmt: skip
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """``(C, L, H)``."""
+        """``(C, L, H)``, C the channels that are forecast."""
         channels, lookback, horizon = self.xy.shape
         return channels, lookback, horizon
 
@@ -321,5 +349,5 @@ def _fit(
         "penalty": chosen[0] if mode == "shared" else chosen,
         "val_mse": max(float(error), 0.0),
     }
-    spec = LinearSpec(mode, centre, channels, lookback, horizon)
+    spec = LinearSpec(mode, centre, train.input_dim, lookback, horizon, train.target_channels)
     return LinearForecaster.from_weight(spec, weight[0] if mode == "shared" else weight), info

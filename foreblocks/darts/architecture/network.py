@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from .._core.errors import InvalidArgument, check_choice, check_int, check_keywords, check_real
 from .._core.keywords import keywords_with_defaults, warn_keywords
-from .._core.logging import get_logger, log_once
+from .._core.logging import get_logger
 from ..config import DEFAULT_OPS, TEMPERATURE_SCHEDULES, chosen_relaxation
 from ..ops.registry import get_op, resolve_ops
 from .cell import DARTSCell
@@ -85,7 +85,7 @@ class TimeSeriesDARTS(nn.Module):
         relaxation: how logits become weights (``architecture.relax``): ``softmax`` (None means that), ``gdas``,
             ``drnas``, ``pc`` or ``fair``.
         macro: further choices of ``spec.Macro``: ``series_norm``, ``channel_mode``, ``patch_len``, ``head``,
-            ``num_layers``, ``num_heads``, ``linear_path``.
+            ``num_layers``, ``num_heads``, ``linear_path``, ``future_dim``, ``target_channels``.
 
     Raises:
         InvalidArgument: a value is out of its range; the message names it.
@@ -178,18 +178,20 @@ class TimeSeriesDARTS(nn.Module):
         decoder_targets: Tensor | None = None,
         teacher_forcing_ratio: float = 0.5,
     ) -> Tensor:
-        """Forecast ``[B, H, C]`` from ``x_seq [B, L, C]``.
+        """Forecast ``[B, H, C_out]`` from ``x_seq [B, L, C]`` and, with ``future_dim`` F, ``x_future [B, H, F]``.
 
         ``decoder_targets`` and ``teacher_forcing_ratio`` are accepted and have no effect: every horizon token is made
-        in parallel, so there is no step to force. ``x_future`` is not used yet; that is logged once.
+        in parallel, so there is no step to force.
+
+        Raises:
+            DataError: the shapes do not fit, or ``x_future`` is missing or not taken.
         """
-        if x_future is not None:
-            log_once(logger, 30, "x_future is ignored: known future covariates are not supported yet.")
         # One table of weights for all edges: a sampled relaxation synchronises once per pass, not once per edge.
         mixes = mixtures(self.edges)
         count = len(self.cells[0].edges)
         shares = [mixes[count * i : count * (i + 1)] for i in range(len(self.cells))]
-        return self.skeleton(x_seq, [partial(cell, mixes=s) for cell, s in zip(self.cells, shares, strict=True)])
+        cells = [partial(cell, mixes=s) for cell, s in zip(self.cells, shares, strict=True)]
+        return self.skeleton(x_seq, cells, x_future)
 
     @property
     def edges(self) -> list[MixedOp]:

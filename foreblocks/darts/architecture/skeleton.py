@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor, nn
 
 from .._core.errors import DataError
 from ..ops.blocks import rms_norm
+from .future import FutureEffect
 from .sequence import build_sequence
 from .spec import Macro
 from .stem import Head, SeriesNorm, Stem
@@ -29,19 +31,54 @@ class Skeleton(nn.Module):
         self.sequence = build_sequence(macro)
         self.final_norm = rms_norm(macro.hidden_dim)
         self.head = Head(macro, self.sequence.num_tokens_out)
+        self.future = FutureEffect(macro) if macro.future_dim else None
+        targets = None if macro.target_channels is None else torch.tensor(macro.target_channels)
+        self.register_buffer("targets", targets, persistent=False)
 
-    def forward(self, x: Tensor, cells: Iterable[nn.Module]) -> Tensor:
-        """Map ``x [B, L, C]`` to the forecast ``[B, H, C]`` through ``cells`` (each ``[N, T, D] -> [N, T, D]``).
+    def forward(self, x: Tensor, cells: Iterable[nn.Module], x_future: Tensor | None = None) -> Tensor:
+        """Map ``x [B, L, C]`` to the forecast ``[B, H, C_out]`` through ``cells`` (each ``[N, T, D] -> [N, T, D]``).
+
+        ``x_future`` is ``[B, H, F]``, or longer: the first H steps count. It is required where ``future_dim`` is above
+        0, and refused otherwise.
 
         Raises:
-            DataError: ``x`` has another shape than the macro says.
+            DataError: ``x`` or ``x_future`` has another shape than the macro says.
         """
         m = self.macro
         if x.dim() != 3 or x.shape[1] != m.seq_length or x.shape[2] != m.input_dim:
             raise DataError(f"x has shape {tuple(x.shape)}; this network takes [B, {m.seq_length}, {m.input_dim}].")
+        known = self._known(x, x_future)
+        if m.channel_mode == "independent":
+            x = self._picked(x)  # the other channels say nothing about these
         series, shift, scale = self.norm(x)
         tokens = self.dropout(self.stem(series))
         for cell in cells:
             tokens = cell(tokens)
         tokens = self.final_norm(self.sequence(tokens))
-        return self.norm.inverse(self.head(tokens, x.shape[0]), shift, scale)
+        if m.channel_mode == "variate" and self.targets is not None:
+            tokens = tokens.index_select(1, self.targets)
+        y = self.head(tokens, x.shape[0])
+        if self.future is not None:
+            y = y + self.future(tokens, known)
+        if m.channel_mode != "independent":
+            shift, scale = self._picked(shift), self._picked(scale)
+        return self.norm.inverse(y, shift, scale)
+
+    def _picked(self, x: Tensor) -> Tensor:
+        """Return the target channels of ``x [B, T, C]``."""
+        return x if self.targets is None else x.index_select(2, self.targets)
+
+    def _known(self, x: Tensor, x_future: Tensor | None) -> Tensor | None:
+        """Return the covariates of the horizon, ``[B, H, F]``; None where the network takes none."""
+        m = self.macro
+        if x_future is None and not m.future_dim:
+            return None
+        takes = f"this network takes [B, >= {m.horizon}, {m.future_dim}]" if m.future_dim else "this network takes none"
+        if x_future is None:
+            raise DataError(f"x_future is missing; {takes} (future_dim={m.future_dim}).")
+        shape = tuple(x_future.shape)
+        if not m.future_dim:
+            raise DataError(f"x_future of shape {shape} was given; {takes}: build it with future_dim={shape[-1]}.")
+        if len(shape) != 3 or shape[0] != len(x) or shape[1] < m.horizon or shape[2] != m.future_dim:
+            raise DataError(f"x_future has shape {shape} for B={len(x)}; {takes}.")
+        return x_future[:, : m.horizon]

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
-from .._core.errors import InvalidArgument, check_choice, check_int, check_real, nearest
+from .._core.errors import InvalidArgument, check_channels, check_choice, check_int, check_real, nearest
 
 ARCH_MODES = ("encoder_decoder", "encoder_only", "decoder_only", "mamba")
 SERIES_NORMS = ("revin", "last", "none")
@@ -49,6 +49,8 @@ class Macro:
         dropout: rate in [0, 1).
         linear_path: closed-form ridge that joins the network in the final blend: ``shared``, ``per_channel``,
             ``auto`` (the better on validation) or ``none``.
+        future_dim: F, covariates that are known for every step of the horizon; 0 for none.
+        target_channels: channels of the input that are forecast, in the order of the output; None for all.
     """
 
     input_dim: int
@@ -66,11 +68,18 @@ class Macro:
     num_heads: int = 4
     dropout: float = 0.1
     linear_path: str = "auto"
+    future_dim: int = 0
+    target_channels: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         for name in ("input_dim", "seq_length", "horizon", "hidden_dim", "num_heads"):
             check_int(name, getattr(self, name), low=1)
         check_int("num_layers", self.num_layers, low=0)
+        check_int("future_dim", self.future_dim, low=0)
+        if self.target_channels is not None:
+            chosen = check_channels("target_channels", self.target_channels, self.input_dim, empty=False)
+            everything = chosen == tuple(range(self.input_dim))
+            object.__setattr__(self, "target_channels", None if everything else chosen)
         check_choice("arch_mode", self.arch_mode, ARCH_MODES)
         check_choice("series_norm", self.series_norm, SERIES_NORMS)
         check_choice("channel_mode", self.channel_mode, CHANNEL_MODES)
@@ -92,6 +101,11 @@ class Macro:
     def stride(self) -> int:
         """Steps between the starts of two patches."""
         return max(1, self.patch_len // 2)
+
+    @property
+    def output_dim(self) -> int:
+        """C_out: channels that are forecast."""
+        return self.input_dim if self.target_channels is None else len(self.target_channels)
 
     @property
     def num_tokens(self) -> int:
@@ -205,7 +219,8 @@ class ArchSpec:
         lines = [
             f"ArchSpec {self.digest}: {m.arch_mode}, D={m.hidden_dim}, {m.channel_mode}, patch {m.patch_len}, "
             f"norm {m.series_norm}, head {m.head}, {m.attention}/{m.ffn}; "
-            f"[B, {m.seq_length}, {m.input_dim}] -> [B, {m.horizon}, {m.input_dim}]"
+            f"[B, {m.seq_length}, {m.input_dim}]{f' + [B, {m.horizon}, {m.future_dim}]' if m.future_dim else ''}"
+            f" -> [B, {m.horizon}, {m.output_dim}]"
         ]
         for number, cell in enumerate(self.cells):
             edges = ", ".join(f"{e.source}->{e.target} {e.op.name}" for e in cell.edges)

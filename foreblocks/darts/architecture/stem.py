@@ -70,16 +70,16 @@ class Stem(nn.Module):
 
 
 class Head(nn.Module):
-    """The horizon from tokens: ``[N, T', D] -> [B, H, C]`` on the normalised scale.
+    """The horizon from tokens: ``[N, T', D] -> [B, H, C_out]`` on the normalised scale.
 
     ``flatten`` reads all tokens at once, ``factorised`` maps time and then features, ``last`` reads the last token.
-    With ``channel_mode="variate"`` each token is a channel, so every head is one Linear D → H per token.
+    With ``channel_mode="variate"`` each token is a target channel, so every head is one Linear D → H per token.
     """
 
     def __init__(self, macro: Macro, num_tokens: int) -> None:
         super().__init__()
         self.macro = macro
-        outputs = macro.input_dim if macro.channel_mode == "mixed" else 1
+        outputs = macro.output_dim if macro.channel_mode == "mixed" else 1
         self.dropout = nn.Dropout(macro.dropout)
         self.time: nn.Linear | None = None
         if macro.channel_mode == "variate" or macro.head == "last":
@@ -91,7 +91,7 @@ class Head(nn.Module):
             self.out = nn.Linear(macro.hidden_dim, outputs)
 
     def forward(self, tokens: Tensor, batch: int) -> Tensor:
-        """Return the forecast ``[B, H, C]`` of a batch of ``batch`` windows."""
+        """Return the forecast ``[B, H, C_out]`` of a batch of ``batch`` windows."""
         m = self.macro
         if m.channel_mode == "variate":
             return self.out(self.dropout(tokens)).transpose(1, 2)
@@ -102,4 +102,4 @@ class Head(nn.Module):
             y = self.out(self.dropout(flat)).unflatten(-1, (m.horizon, -1))
         if m.channel_mode == "mixed":
             return y
-        return y.squeeze(-1).unflatten(0, (batch, m.input_dim)).transpose(1, 2)
+        return y.squeeze(-1).unflatten(0, (batch, m.output_dim)).transpose(1, 2)

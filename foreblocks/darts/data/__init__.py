@@ -12,7 +12,7 @@ from .gaps import fill_gaps
 from .prepare import Prepared, describe, prepare
 from .recipe import DataRecipe
 from .scaling import StandardScaler
-from .sources import as_source, check_source, finite_batch
+from .sources import as_source, check_source, read_batch
 from .splits import Split, standard_split
 from .steps import DateStep, find_step
 from .tables import check_table_path, write_table
@@ -42,12 +42,12 @@ __all__ = [
     "fill_gaps",
     "find_dataset",
     "find_step",
-    "finite_batch",
     "iter_batches",
     "load_dataset",
     "load_demo",
     "loader_batch_size",
     "prepare",
+    "read_batch",
     "read_channels",
     "read_csv",
     "standard_split",

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch.utils.data import Subset
 
-from .._core.errors import DataError
-from .._core.logging import get_logger, log_once
+from .._core.errors import DataError, check_channels
+from .._core.logging import get_logger
 from .._core.seeding import seeded
+from .._core.types import Batch, Layout, WindowSource, gather_batch
+from .batch_protocol import check_future, split_batch
 from .overlap import sampled_starts, tensor_starts
+from .shapes import WindowShape, check_shape, selected, window_shape
 
 _LOG = get_logger(__name__)
-Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 @runtime_checkable
@@ -27,14 +28,6 @@ class HasWindowStarts(Protocol):
     """
 
     window_starts: torch.Tensor
-
-
-class WindowShape(NamedTuple):
-    """Sizes of a window: L past steps, H future steps, C channels."""
-
-    lookback: int
-    horizon: int
-    channels: int
 
 
 class Store(Protocol):
@@ -58,56 +51,25 @@ class Store(Protocol):
 
 
 def unpack_batch(batch: Any, role: str) -> Batch:
-    """Return x ``[B, L, C]`` and y ``[B, H, C]`` as float32.
+    """Return x ``[B, L, C]``, y ``[B, H, C_out]`` and perhaps x_future ``[B, H, F]`` as float32.
 
     Raises:
         DataError: no pair, or shapes that do not fit; the role is named.
     """
-    if not isinstance(batch, (tuple, list)) or len(batch) < 2:
-        got = f"{len(batch)} item(s)" if isinstance(batch, (tuple, list)) else type(batch).__name__
-        raise DataError(f"{role} data: a batch must be a pair (x, y), got {got}.")
-    if len(batch) > 2:
-        log_once(_LOG, logging.WARNING, f"{role} data: batches have {len(batch)} items; x_future is ignored for now.")
-    x, y = (torch.as_tensor(item).to(torch.float32) for item in batch[:2])
-    window_shape(x.shape, y.shape, role)
-    return x, y
-
-
-def window_shape(x: torch.Size, y: torch.Size, role: str) -> WindowShape:
-    """Return the window sizes of a batch from the shapes of its x and y.
-
-    Raises:
-        DataError: not three dimensions each, different batch sizes, an empty window, or different channel counts.
-    """
-    for part, name, sizes in ((x, "x", "[B, L, C]"), (y, "y", "[B, H, C]")):
-        if len(part) != 3:
-            raise DataError(f"{role} data: {name} must be {sizes}, got shape {tuple(part)}.")
-        if min(part[1:]) < 1:
-            raise DataError(f"{role} data: {name} of shape {tuple(part)} has an empty time or channel dimension.")
-    if x[0] != y[0]:
-        raise DataError(f"{role} data: x holds {x[0]} samples and y {y[0]}.")
-    if x[2] != y[2]:
-        raise DataError(f"{role} data: y has {y[2]} channel(s) but x has {x[2]}; every channel is forecast.")
-    return WindowShape(x[1], y[1], x[2])
-
-
-def check_shape(found: WindowShape, expected: WindowShape, role: str) -> None:
-    """Raise ``DataError`` naming the first size that is not as expected."""
-    named = (("channels", "input_dim"), ("lookback", "seq_length"), ("horizon", "forecast_horizon"))
-    for field, argument in named:
-        got, wanted = found._asdict()[field], expected._asdict()[field]
-        if got != wanted:
-            raise DataError(f"{role} data: windows have {field}={got}, but {argument}={wanted} was asked for.")
+    x, y, future = split_batch(batch, f"{role} data: ")
+    window_shape(x, y, None, role)
+    if future is not None:
+        future = check_future(future, len(x), y.shape[1], f"{role} data: ").to(torch.float32)
+    return Batch(x.to(torch.float32), y.to(torch.float32), future)
 
 
 class TensorStore:
-    """Samples that lie in tensors ``[N, ...]``, the first two being x and y."""
+    """Samples that lie in tensors ``[N, ...]``: x, y and perhaps x_future."""
 
     def __init__(self, tensors: tuple[torch.Tensor, ...], role: str) -> None:
-        if len(tensors) < 2:
-            raise DataError(f"{role} data: a batch must be a pair (x, y), got {len(tensors)} tensor(s).")
+        x, y, future = split_batch(tensors, f"{role} data: ")
         self._tensors = tensors
-        self._shape = window_shape(tensors[0].shape, tensors[1].shape, role)
+        self._shape = window_shape(x, y, future, role)
 
     def count(self) -> int:
         """Return N."""
@@ -151,7 +113,35 @@ class MapStore:
         declared = declared_starts(self._dataset, self._role)
         if declared is not None:
             return declared
-        return sampled_starts(self.count(), lambda indices: unpack_batch(self.fetch(indices), self._role))
+        return sampled_starts(self.count(), self._pair)
+
+    def _pair(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        batch = unpack_batch(self.fetch(indices), self._role)
+        return batch.x, batch.y
+
+
+class SourceStore:
+    """Windows of another source."""
+
+    def __init__(self, source: WindowSource) -> None:
+        self._source = source
+
+    def count(self) -> int:
+        """Return its length."""
+        return len(self._source)
+
+    def fetch(self, indices: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Gather."""
+        batch = gather_batch(self._source, indices)
+        return batch.x, batch.y, batch.x_future
+
+    def shape(self) -> None:
+        """Return None: how many channels y has is seen when it is read."""
+        return
+
+    def starts(self) -> torch.Tensor | None:
+        """Return its starts."""
+        return self._source.starts
 
 
 class StreamStore:
@@ -185,17 +175,21 @@ class StreamStore:
 
     def _load(self) -> TensorStore:
         with seeded("stream", self._role):  # a loader draws from torch's global generator: give it back untouched
-            pairs = [unpack_batch(batch, self._role) for batch in self._batches]
-        if not pairs:
+            batches = [unpack_batch(batch, self._role) for batch in self._batches]
+        if not batches:
             raise DataError(f"{self._role} data: the loader is empty.")
-        shapes = {window_shape(x.shape, y.shape, self._role) for x, y in pairs}
+        shapes = {window_shape(b.x, b.y, b.x_future, self._role) for b in batches}
         if len(shapes) > 1:
-            raise DataError(f"{self._role} data: batches have different window sizes: {sorted(shapes)}.")
-        x, y = (torch.cat(parts) for parts in zip(*pairs, strict=True))
-        size = (x.numel() + y.numel()) * x.element_size() / 2**20
-        _LOG.info("%s data has no random access: %d windows read into memory (%.1f MiB).", self._role, len(x), size)
+            found = [tuple(shape) for shape in sorted(shapes)]
+            raise DataError(f"{self._role} data: batches have different window sizes (L, H, C, C_out, F): {found}.")
+        names = ("x", "y") if batches[0].x_future is None else ("x", "y", "x_future")
+        parts = tuple(torch.cat([getattr(batch, name) for batch in batches]) for name in names)
+        size = sum(part.numel() * part.element_size() for part in parts) / 2**20
+        _LOG.info(
+            "%s data has no random access: %d windows read into memory (%.1f MiB).", self._role, len(parts[0]), size
+        )
         self._batches = ()
-        return TensorStore((x, y), self._role)
+        return TensorStore(parts, self._role)
 
 
 class PickedStore:
@@ -246,12 +240,20 @@ class AdaptedSource:
     Args:
         store: where the samples are.
         role: ``"train"``, ``"val"`` or ``"test"``, for messages.
+        target_channels: channels of x that are forecast; None for all. The store may hold all of them in y anyway.
         expected: sizes that every batch must have; checked on each ``gather``.
     """
 
-    def __init__(self, store: Store, role: str, expected: WindowShape | None = None) -> None:
+    def __init__(
+        self,
+        store: Store,
+        role: str,
+        target_channels: tuple[int, ...] | None = None,
+        expected: WindowShape | None = None,
+    ) -> None:
         self._store = store
         self._role = role
+        self.targets = target_channels
         self._expected = expected
         self._probed: WindowShape | None = None
         self._starts: tuple[torch.Tensor | None] | None = None
@@ -273,13 +275,11 @@ class AdaptedSource:
         Raises:
             DataError: there is no sample, or it does not have the right form.
         """
-        known = self._probed or self._store.shape()
-        if known is None:
+        if self._probed is None:
             if not len(self):
                 raise DataError(f"{self._role} data: the loader is empty.")
-            x, y = self.gather(torch.zeros(1, dtype=torch.int64))
-            known = window_shape(x.shape, y.shape, self._role)
-        return known
+            self.gather(torch.zeros(1, dtype=torch.int64))
+        return self._probed
 
     @property
     def lookback(self) -> int:
@@ -307,23 +307,34 @@ class AdaptedSource:
         """Return the number of windows."""
         return self._store.count()
 
-    def gather(self, indices: torch.Tensor) -> Batch:
-        """Return ``x [B, L, C]`` and ``y [B, H, C]``, float32.
+    def layout(self) -> Layout:
+        """Return how many covariates a window has, and which channels are forecast."""
+        return Layout(self.shape.future_dim, self.targets)
+
+    def gather(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return ``x [B, L, C]`` and ``y [B, H, C_out]``, float32; errors as ``gather_batch``."""
+        batch = self.gather_batch(indices)
+        return batch.x, batch.y
+
+    def gather_batch(self, indices: torch.Tensor) -> Batch:
+        """Return the windows at ``indices`` with their covariates, float32.
 
         Raises:
             DataError: the batch is no pair, has the wrong form, or sizes other than expected.
         """
-        x, y = unpack_batch(self._store.fetch(indices), self._role)
-        found = window_shape(x.shape, y.shape, self._role)
+        batch = unpack_batch(self._store.fetch(indices), self._role)
+        found = window_shape(batch.x, batch.y, batch.x_future, self._role)
+        check_channels("target_channels", self.targets or (), found.channels)
         if self._expected is not None:
             check_shape(found, self._expected, self._role)
-        self._probed = found
-        return x, y
+        y = selected(batch.y, found.channels, self.targets, self._role)
+        self._probed = found._replace(outputs=y.shape[2])
+        return Batch(batch.x, y, batch.x_future)
 
-    def expecting(self, expected: WindowShape) -> AdaptedSource:
-        """Return a source over the same store that refuses batches of other sizes."""
-        return AdaptedSource(self._store, self._role, expected)
+    def expecting(self, expected: WindowShape | None, target_channels: tuple[int, ...] | None) -> AdaptedSource:
+        """Return a source over the same store that refuses batches of other sizes or with other targets."""
+        return AdaptedSource(self._store, self._role, target_channels, expected)
 
     def subset(self, indices: torch.Tensor) -> AdaptedSource:
         """Return a source of the windows at ``indices`` only, in that order."""
-        return AdaptedSource(PickedStore(self._store, indices), self._role, self._expected)
+        return AdaptedSource(PickedStore(self._store, indices), self._role, self.targets, self._expected)

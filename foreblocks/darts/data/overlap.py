@@ -18,23 +18,25 @@ def tensor_starts(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor | None:
 
     Args:
         x: ``[N, L, C]``.
-        y: ``[N, H, C]``.
+        y: ``[N, H, C_out]``; x alone decides where y has fewer channels.
 
     Returns:
         int64 ``[N]`` or None.
     """
-    count = len(x)
-    if count < 2 or not x.dtype.is_floating_point or x.shape[2] != y.shape[2]:
+    count, width = len(x), x.shape[1] + y.shape[1]
+    if x.shape[2] != y.shape[2]:
+        y = x[:, :0]
+    if count < 2 or not x.dtype.is_floating_point or x.shape[1] + y.shape[1] < 2:
         return None
-    before_last = y[1:, -2] if y.shape[1] > 1 else x[1:, -1]
-    seams = ~_same(before_last, y[:-1, -1]).all(dim=-1)
+    last, before = (_step(x, y, step) for step in (-1, -2))
+    seams = ~_same(before[1:], last[:-1]).all(dim=-1)
     if int(seams.sum()) > _MAX_SEAM_SHARE * count:
         return None
     pairs = torch.nonzero(~seams).flatten()
     chosen = pairs[_spread(len(pairs))]
     if not _overlap(torch.cat([x[chosen], y[chosen]], 1), torch.cat([x[chosen + 1], y[chosen + 1]], 1)):
         return None
-    shift = torch.cat([seams.new_zeros(1), seams]).cumsum(0) * (x.shape[1] + y.shape[1])
+    shift = torch.cat([seams.new_zeros(1), seams]).cumsum(0) * width
     return torch.arange(count, device="cpu") + shift.cpu()
 
 
@@ -45,17 +47,24 @@ def sampled_starts(
 
     Args:
         count: number of samples N.
-        gather: returns x ``[B, L, C]`` and y ``[B, H, C]`` for int64 indices.
+        gather: returns x ``[B, L, C]`` and y ``[B, H, C_out]`` for int64 indices.
     """
     if count < 2:
         return None
     chosen = _spread(count - 1)
-    first, second = (torch.cat(gather(chosen + step), dim=1) for step in (0, 1))
+    (x, y), (next_x, next_y) = (gather(chosen + step) for step in (0, 1))
+    alike = x.shape[2] == y.shape[2]
+    first, second = (torch.cat([x, y], 1), torch.cat([next_x, next_y], 1)) if alike else (x, next_x)
     return torch.arange(count) if _overlap(first, second) else None
 
 
 def _spread(count: int) -> torch.Tensor:
     return torch.linspace(0, count - 1, min(count, _PROBES)).round().long().unique()
+
+
+def _step(x: torch.Tensor, y: torch.Tensor, step: int) -> torch.Tensor:
+    """Return a step of the windows ``(x, y)`` counted from their end, ``[N, C]``."""
+    return y[:, step] if y.shape[1] >= -step else x[:, step + y.shape[1]]
 
 
 def _same(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

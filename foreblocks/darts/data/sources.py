@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
@@ -23,37 +23,65 @@ from torch.utils.data import (
 from .._core.errors import DataError
 from .._core.logging import get_logger, log_once
 from .._core.seeding import seeded
-from .._core.types import WindowSource
-from .adapters import AdaptedSource, MapStore, PickedStore, Store, StreamStore, TensorStore, WindowShape, check_shape
+from .._core.types import Batch, Layout, WindowSource, gather_batch, layout_of
+from .adapters import (
+    AdaptedSource,
+    MapStore,
+    PickedStore,
+    SourceStore,
+    Store,
+    StreamStore,
+    TensorStore,
+)
 from .batches import iter_batches, loader_batch_size
+from .shapes import WindowShape, check_shape
 from .windows import WindowDataset, collate_windows
 
-__all__ = ["as_source", "check_source", "finite_batch", "iter_batches", "loader_batch_size"]
+__all__ = [
+    "as_source",
+    "check_source",
+    "check_sources",
+    "iter_batches",
+    "loader_batch_size",
+    "read_batch",
+]
 
 _LOG = get_logger(__name__)
 _PLAIN_COLLATES = (default_collate, collate_windows)
 _STREAM_BATCH = 32
 
 
-def as_source(data: Any, *, role: str) -> WindowSource:
+def as_source(data: Any, *, role: str, target_channels: Sequence[int] | None = None) -> WindowSource:
     """Return random access to the windows of ``data``.
 
-    Fast paths: ``WindowDataset``, ``TensorDataset(x, y)`` and ``Subset`` of either, with the default collate function.
-    Any other map-style dataset is fetched sample by sample through its loader's collate function, in this process. Data
-    without random access (an iterable dataset, batching switched off, any iterable of batches) are read into memory
-    once, when first used. The order of the loader is not kept except for a sampler of the user's own, whose indices are
-    taken once; ``drop_last`` is ignored. Both are said once.
+    Fast paths: ``WindowDataset``, ``TensorDataset(x, y)`` (or x, y, x_future) and ``Subset`` of either, with the
+    default collate function. Any other map-style dataset is fetched sample by sample through its loader's collate
+    function, in this process. Data without random access (an iterable dataset, batching switched off, any iterable of
+    batches) are read into memory once, when first used. The order of the loader is not kept except for a sampler of the
+    user's own, whose indices are taken once; ``drop_last`` is ignored. Both are said once.
 
     Test data are not read here: their form is checked when they are first gathered.
 
     Args:
-        data: a ``DataLoader``, ``Dataset``, ``WindowSource`` or iterable of ``(x, y)`` batches, with x ``[B, L, C]``
-            and y ``[B, H, C]`` (``[L, C]``, ``[H, C]`` for the samples of a dataset).
+        data: a ``DataLoader``, ``Dataset``, ``WindowSource`` or iterable of ``(x, y)`` or ``(x, y, x_future)``
+            batches, with x ``[B, L, C]``, y ``[B, H, C]`` and x_future ``[B, H, F]`` (without B for the samples of a
+            dataset). The third may also be a mapping, as in ``unpack_forecasting_batch``.
         role: ``"train"``, ``"val"`` or ``"test"``.
+        target_channels: channels of x to forecast, of which y holds only these or all; None means all, or what a
+            ``WindowDataset`` says.
 
     Raises:
         DataError: nothing that holds windows, no window in it, or (unless it is the test data) a batch of wrong form.
+        InvalidArgument: a channel is not in x, or twice in the list.
     """
+    source = _adapted(data, role)
+    if target_channels is not None:
+        source = _forecasting(source, target_channels, role)
+    _check_filled(source, role)
+    return source
+
+
+def _adapted(data: Any, role: str) -> WindowSource:
     if isinstance(data, (AdaptedSource, WindowDataset)):
         source: WindowSource = data
     elif isinstance(data, DataLoader):
@@ -70,11 +98,32 @@ def as_source(data: Any, *, role: str) -> WindowSource:
         raise DataError(
             f"{role} data: expected a DataLoader, a Dataset or batches of (x, y), got {type(data).__name__}."
         )
-    _check_filled(source, role)
     return source
 
 
-def check_source(source: WindowSource, *, role: str, input_dim: int, seq_length: int, horizon: int) -> WindowSource:
+def _forecasting(source: WindowSource, targets: Sequence[int], role: str) -> WindowSource:
+    """Return the source with other targets than it has by itself."""
+    if isinstance(source, AdaptedSource):
+        return source.expecting(None, tuple(targets))
+    if not isinstance(source, WindowDataset):
+        return AdaptedSource(SourceStore(source), role, tuple(targets))
+    if source.target_channels not in (None, tuple(targets)) and not source.future_channels:
+        raise DataError(
+            f"{role} data: the windows forecast the channels {list(source.target_channels)}, but "
+            f"target_channels={list(targets)} was asked for."
+        )
+    return source.forecasting(targets)
+
+
+def check_source(
+    source: WindowSource,
+    *,
+    role: str,
+    input_dim: int,
+    seq_length: int,
+    horizon: int,
+    future_dim: int | None = None,
+) -> WindowSource:
     """Return ``source`` after comparing its window sizes with those that a model is built for.
 
     Test data whose sizes are not known without reading come back as a source that checks every batch it gathers.
@@ -85,24 +134,56 @@ def check_source(source: WindowSource, *, role: str, input_dim: int, seq_length:
         input_dim: number of channels C.
         seq_length: lookback L.
         horizon: H.
+        future_dim: number of covariates F; None allows any.
 
     Raises:
         DataError: it is empty, or a size differs; the role, the size and the argument are named.
     """
-    expected = WindowShape(seq_length, horizon, input_dim)
     _check_filled(source, role)
+    expected = WindowShape(seq_length, horizon, input_dim, 0, future_dim)
     if isinstance(source, AdaptedSource):
-        source = source.expecting(expected)
+        source = source.expecting(expected, source.targets)
         if role == "test" and source.is_lazy:
             return source
-    check_shape(WindowShape(source.lookback, source.horizon, source.channels), expected, role)
+    found = WindowShape(source.lookback, source.horizon, source.channels, 0, layout_of(source).future_dim)
+    check_shape(found, expected, role)
     return source
 
 
-def finite_batch(
-    source: WindowSource, indices: torch.Tensor, *, role: str, batch: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gather a batch and make sure that it is finite.
+def check_sources(
+    loaders: Mapping[str, Any], *, input_dim: int, seq_length: int, horizon: int, layout: Layout
+) -> list[WindowSource]:
+    """Return the window sources of loaders that one model reads.
+
+    Args:
+        loaders: role → what ``as_source`` takes, the training data first.
+        input_dim: number of channels C.
+        seq_length: lookback L.
+        horizon: H.
+        layout: covariates and target channels; None for either takes what the first loader has, and the others must
+            agree with it.
+
+    Raises:
+        DataError, InvalidArgument: as ``as_source`` and ``check_source``.
+    """
+    sources: list[WindowSource] = []
+    future, targets = layout
+    for role, loader in loaders.items():
+        source = check_source(
+            as_source(loader, role=role, target_channels=targets), role=role, input_dim=input_dim,
+            seq_length=seq_length, horizon=horizon, future_dim=future,
+        )  # fmt: skip
+        if not sources:
+            first = layout_of(source)
+            future = first.future_dim
+            # Said aloud even if they are all, so that a later loader with other targets of its own is refused.
+            targets = first.target_channels or tuple(range(input_dim))
+        sources.append(source)
+    return sources
+
+
+def read_batch(source: WindowSource, indices: torch.Tensor, *, role: str, batch: int) -> Batch:
+    """Gather a batch with its covariates and make sure that it is finite.
 
     Args:
         source: where the windows are.
@@ -110,25 +191,27 @@ def finite_batch(
         role: what the data are for, for the message.
         batch: number of the batch, for the message.
 
-    Returns:
-        x ``[B, L, C]`` and y ``[B, H, C]``.
-
     Raises:
         DataError: a NaN or infinite value; batch, window, channel and step of the first one are named.
     """
-    x, y = source.gather(indices)
-    if bool(torch.isfinite(x.sum() + y.sum())):  # one pass; a sum that overflows is looked at again
-        return x, y
-    for part, name in ((x, "x"), (y, "y")):
-        bad = torch.nonzero(~torch.isfinite(part))
+    read = gather_batch(source, indices)
+    total = read.x.sum() + read.y.sum()
+    if read.x_future is not None:
+        total = total + read.x_future.sum()
+    if bool(torch.isfinite(total)):  # one pass; a sum that overflows is looked at again
+        return read
+    names = source.names if isinstance(source, WindowDataset) else None
+    for name in ("x", "y", "x_future"):
+        part = getattr(read, name)
+        bad = torch.nonzero(~torch.isfinite(part)) if part is not None else ()
         if len(bad):
             sample, step, channel = bad[0].tolist()
-            named = f" ({source.names[channel]!r})" if isinstance(source, WindowDataset) else ""
+            named = f" ({names[channel]!r})" if names is not None and part.shape[2] == len(names) else ""
             raise DataError(
                 f"{role} data, batch {batch}: window {int(indices[sample])} has {part[sample, step, channel].item()} "
                 f"in {name}, channel {channel}{named}, step {step}."
             )
-    return x, y
+    return read
 
 
 def _check_filled(source: WindowSource, role: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,10 +10,8 @@ import torch
 from torch import nn
 
 from .._core.errors import DataError, InvalidArgument
-from .._core.logging import get_logger, log_once
+from .._core.types import Batch
 from ..data.batch_protocol import unpack_forecasting_batch
-
-_logger = get_logger(__name__)
 
 
 @contextmanager
@@ -30,30 +27,27 @@ def eval_mode(models: Iterable[nn.Module]) -> Iterator[None]:
             module.training = training
 
 
-def unpack_batch(batch: Any, device: torch.device | str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return ``x [B, L, C]`` and ``y [B, H, C]`` of a loader's batch on ``device``; covariates are left out, said once.
+def unpack_batch(batch: Any, device: torch.device | str) -> Batch:
+    """Return a loader's batch on ``device``.
 
     Raises:
         DataError: as ``unpack_forecasting_batch``.
     """
     x, y, extra = unpack_forecasting_batch(batch, device)
-    if extra:
-        log_once(_logger, logging.WARNING, "Future covariates in the batches are not used yet.")
-    return x, y
+    return Batch(x, y, extra.get("x_future"))
 
 
-def check_finite(x: torch.Tensor, y: torch.Tensor, *, batch: int, first: int, role: str) -> None:
+def check_finite(windows: Batch, *, batch: int, first: int, role: str) -> None:
     """Raise ``DataError`` naming batch, window and channel of the first value that is not finite.
 
     Args:
-        x: inputs ``[B, L, C]``.
-        y: targets ``[B, H, C]``.
+        windows: the batch.
         batch: number of this batch, from 0.
         first: number of its first window.
         role: which data these are, for the message.
     """
-    for part, values in (("input", x), ("target", y)):
-        if bool(torch.isfinite(values).all()):
+    for part, values in (("input", windows.x), ("target", windows.y), ("x_future", windows.x_future)):
+        if values is None or bool(torch.isfinite(values).all()):
             continue
         window, _, channel = (int(v) for v in (~torch.isfinite(values)).nonzero()[0])
         raise DataError(

@@ -123,11 +123,12 @@ def compute_final_metrics(
     autocast_ctx: Callable[[], AbstractContextManager[Any]] | None = None,
     progress_fn: Callable[[Iterable[Any]], Iterable[Any]] | None = None,
 ) -> dict[str, float]:
-    """Evaluate a model on a loader of ``(x, y)`` batches; every window counts the same.
+    """Evaluate a model on a loader of ``(x, y)`` or ``(x, y, x_future)`` batches; every window counts the same.
 
     Args:
-        model: ``x [B, L, C] -> [B, H, C]``, on ``device``; its training flags are restored.
-        val_loader: batches of at least ``(x, y)``; further items are ignored.
+        model: ``x [B, L, C] -> [B, H, C]``, on ``device``; called with ``x_future`` too where the batches have it. Its
+            training flags are restored.
+        val_loader: batches as in ``data.batch_protocol.unpack_forecasting_batch``.
         device: where the batches go.
         autocast_ctx: called once per batch; the forward pass runs inside what it returns.
         progress_fn: wraps the loader, such as ``tqdm``.
@@ -173,10 +174,10 @@ def _forecasts(
     first = 0
     with eval_mode([model]):
         for number, batch in enumerate(loader):
-            x, y = unpack_batch(batch, device)
-            check_finite(x, y, batch=number, first=first, role="evaluation")
+            windows = unpack_batch(batch, device)
+            check_finite(windows, batch=number, first=first, role="evaluation")
             with torch.no_grad(), nullcontext() if autocast_ctx is None else autocast_ctx():
-                pred = model(x)
-            check_forecast("the model", pred, y)
-            yield pred, y
-            first += y.shape[0]
+                pred = model(*windows.inputs)
+            check_forecast("the model", pred, windows.y)
+            yield pred, windows.y
+            first += len(windows)

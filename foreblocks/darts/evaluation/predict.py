@@ -14,7 +14,7 @@ from .._core.errors import DataError, InvalidArgument, check_int
 from .._core.logging import get_logger
 from .._core.types import WindowSource
 from ..data.batches import iter_batches
-from ..data.sources import finite_batch
+from ..data.sources import read_batch
 from ._batches import check_forecast, eval_mode
 from .metrics import MetricAccumulator
 
@@ -35,7 +35,8 @@ def iterate_forecasts(
     iteration ends or is closed.
 
     Args:
-        models: name → ``x [B, L, C] -> [B, H, C]``, on ``device``.
+        models: name → ``x [B, L, C] -> [B, H, C]``, on ``device``; called as ``model(x, x_future)`` where the source
+            has covariates.
         source: windows, all of which are used.
         batch_size: at least 1; it changes speed and memory only.
         device: where the batches go.
@@ -53,14 +54,13 @@ def iterate_forecasts(
         raise DataError(f"{role} data: the source holds no window.")
     with eval_mode(models.values()):
         for number, indices in enumerate(iter_batches(len(source), batch_size)):
-            x, y = finite_batch(source, indices, role=role, batch=number)
-            x, y = x.to(target_device), y.to(target_device)
+            batch = read_batch(source, indices, role=role, batch=number).to(target_device)
             # Left before the yield, so that the consumer keeps its own gradient mode.
             with torch.no_grad():
-                forecasts = {name: model(x) for name, model in models.items()}
+                forecasts = {name: model(*batch.inputs) for name, model in models.items()}
             for name, forecast in forecasts.items():
-                check_forecast(f"model {name!r}", forecast, y)
-            yield forecasts, y
+                check_forecast(f"model {name!r}", forecast, batch.y)
+            yield forecasts, batch.y
 
 
 def predict_source(

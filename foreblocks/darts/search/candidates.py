@@ -64,6 +64,8 @@ class SearchSpace:
         heads: allowed heads.
         patch_lens: allowed patch lengths; those longer than ``seq_length`` are never drawn.
         presets: names from ``PRESETS`` whose macro choices the first candidates take.
+        future_dim: covariates F that are known for the horizon.
+        target_channels: channels that are forecast; None for all.
     """
 
     input_dim: int
@@ -76,6 +78,8 @@ class SearchSpace:
     heads: tuple[str, ...] = HEADS
     patch_lens: tuple[int, ...] = (1, 8, 16)
     presets: tuple[str, ...] = tuple(PRESETS)
+    future_dim: int = 0
+    target_channels: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         resolve_ops(self.ops)
@@ -109,7 +113,7 @@ class CandidateConfig:
 
         A network that treats each of C channels as a series of its own sees C times as many tokens in a window.
         """
-        series = self.macro.input_dim if self.macro.channel_mode == "independent" else 1
+        series = self.macro.output_dim if self.macro.channel_mode == "independent" else 1
         affordable = max(MIN_SEARCH_BATCH, SEARCH_TOKENS // (series * self.macro.num_tokens))
         return min(batch_size, affordable)
 
@@ -276,9 +280,11 @@ def _draw_macro(space: SearchSpace, rng: random.Random, index: int, preset: str 
         attention=_variant(rng, config.attention_variants, ATTENTION_VARIANTS),
         ffn=_variant(rng, config.ffn_variants, FFN_VARIANTS),
         num_heads=default_heads(hidden),
+        future_dim=space.future_dim,
+        target_channels=space.target_channels,
         **choice,
     )
-    outputs = macro.input_dim if macro.channel_mode == "mixed" else 1
+    outputs = macro.output_dim if macro.channel_mode == "mixed" else 1
     if macro.head == "flatten" and macro.num_tokens * hidden * macro.horizon * outputs > MAX_HEAD_WEIGHTS:
         macro = replace(macro, head="factorised")
     return macro

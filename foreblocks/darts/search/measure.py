@@ -49,10 +49,10 @@ def measure_candidates(
         Records with ``success``, ``raw_metrics`` {name: value}, ``success_rates`` {name: 0.0 or 1.0}, ``errors``
         {name: reason; "_global" if the whole candidate failed}, ``base_weights``, and the keys of the candidate.
     """
-    x, y = screening_windows(source, screening_count(max_samples, num_batches), seed)
+    windows = screening_windows(source, screening_count(max_samples, num_batches), seed)
     pairs = list(zip(candidates, seeds, strict=True))
     unique = list(dict.fromkeys(pairs))
-    tasks = [ScoreTask(c, weight_seed, x, y, "mse", torch.device(device)) for c, weight_seed in unique]
+    tasks = [ScoreTask(c, weight_seed, windows, "mse", torch.device(device)) for c, weight_seed in unique]
     done = executor.map(score_candidate, tasks, _log_progress)
     found = dict(zip(unique, done, strict=True))
     return [_record(candidate, found[candidate, weight_seed]) for candidate, weight_seed in pairs]

@@ -118,9 +118,9 @@ def score_tasks(train: WindowSource, settings: SearchSettings) -> list[ScoreTask
     """Return the task of each candidate of phase 1, all on the same windows."""
     seed = settings.limits.seed
     candidates = make_candidates(settings.space, seed, settings.search.num_candidates)
-    x, y = screening_windows(train, settings.screening_windows, seed)
+    windows = screening_windows(train, settings.screening_windows, seed)
     return [
-        ScoreTask(c, candidate_seed(seed, i), x, y, "mse", settings.limits.device) for i, c in enumerate(candidates)
+        ScoreTask(c, candidate_seed(seed, i), windows, "mse", settings.limits.device) for i, c in enumerate(candidates)
     ]
 
 

@@ -28,7 +28,7 @@ START_SPREAD = 0.5  # standard deviation of an edge's starting logits: a prefere
 
 
 def score_operations(
-    model: nn.Module, x: Tensor, y: Tensor, *, proxy: str = DEFAULT_PROXY
+    model: nn.Module, x: Tensor, y: Tensor, *, proxy: str = DEFAULT_PROXY, x_future: Tensor | None = None
 ) -> dict[str, dict[str, float]]:
     """Return ``{"cell_i_edge_j": {op: importance}}`` for every edge with a choice.
 
@@ -41,6 +41,7 @@ def score_operations(
         x: inputs ``[B, L, C]``.
         y: targets ``[B, H, C]``.
         proxy: name of the score.
+        x_future: covariates ``[B, H, F]``, for a network that takes them.
 
     Returns:
         NaN stands for an op without which the proxy has no value; the reason is logged.
@@ -56,7 +57,7 @@ def score_operations(
     for edge in edges.values():
         if not edge.relaxation.partial:
             edge.set_relaxation("softmax")  # one that samples would not compute every op
-    full = evaluate_proxies(twin, x, y, names=[proxy])
+    full = evaluate_proxies(twin, x, y, names=[proxy], x_future=x_future)
     if proxy not in full.values:
         raise InvalidArgument(f"proxy={proxy!r} has no value for this network: {full.errors[proxy]}.")
     scores: dict[str, dict[str, float]] = {}
@@ -64,7 +65,7 @@ def score_operations(
         scores[name] = {}
         for index, op in enumerate(edge.names):
             edge.drop(index)
-            without = evaluate_proxies(twin, x, y, names=[proxy])
+            without = evaluate_proxies(twin, x, y, names=[proxy], x_future=x_future)
             if proxy in without.errors:
                 logger.warning("%s of %s has no importance: %s.", op, name, without.errors[proxy])
             scores[name][op] = direction * (full.values[proxy] - without.values.get(proxy, math.nan))
@@ -84,9 +85,8 @@ def start_alphas(model: nn.Module, train: WindowSource, config: DARTSTrainConfig
     """
     if config.alpha_init == "noise":
         return
-    x, y = screening_windows(train, MIN_SCREENING_WINDOWS, seed)
-    device = next(model.parameters()).device
-    scores = score_operations(model, x.to(device), y.to(device))
+    windows = screening_windows(train, MIN_SCREENING_WINDOWS, seed).to(next(model.parameters()).device)
+    scores = score_operations(model, windows.x, windows.y, x_future=windows.x_future)
     for name, edge in _edges(model).items():
         with torch.no_grad():
             edge.op_logits += START_SPREAD * _standardised(list(scores[name].values())).to(edge.op_logits)

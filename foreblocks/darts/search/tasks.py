@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .._core.device import torch_threads
-from .._core.types import WindowSource
+from .._core.types import Batch, WindowSource
 from ..architecture.build import build_network
 from ..architecture.derive import derive_spec
 from ..architecture.spec import ArchSpec
@@ -27,12 +27,11 @@ from .zero_cost import score_batch
 
 @dataclass(frozen=True)
 class ScoreTask:
-    """Score one candidate at initialisation on ``x [B, L, C]``, ``y [B, H, C]``."""
+    """Score one candidate at initialisation on some windows."""
 
     candidate: CandidateConfig
     seed: int
-    x: Tensor
-    y: Tensor
+    windows: Batch
     loss_type: str
     device: torch.device
 
@@ -41,8 +40,8 @@ def score_candidate(task: ScoreTask) -> dict[str, Any]:
     """Return the zero-cost result of a candidate and the seconds it took."""
     began = time.perf_counter()
     model = build_candidate(task.candidate, seed=task.seed, device=task.device)
-    x, y = task.x.to(task.device), task.y.to(task.device)
-    metrics = score_batch(model, x, y, loss_type=task.loss_type)
+    windows = task.windows.to(task.device)
+    metrics = score_batch(model, windows.x, windows.y, loss_type=task.loss_type, x_future=windows.x_future)
     return {"metrics": metrics, "phase1_dt": time.perf_counter() - began}
 
 

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 
 from .._core.errors import DataError, check_int
 from .._core.seeding import generator, seeded
-from .._core.types import WindowSource
-from ..data.sources import finite_batch
+from .._core.types import Batch, WindowSource
+from ..data.sources import read_batch
+from ..evaluation._batches import check_finite, unpack_batch
 from .nas_metrics import Config
 from .proxies import ProxyReport, base_weights, evaluate_proxies, proxy_names, resolve_proxies
 from .scoring import score_from_metrics
@@ -26,7 +27,7 @@ _CLIP_ROUNDS = 5
 _CLIP_MIN = 3
 
 
-def screening_windows(source: WindowSource, count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+def screening_windows(source: WindowSource, count: int, seed: int = 0) -> Batch:
     """Return ``count`` windows spread over a whole source: one at random in each of ``count`` equal strata.
 
     The first windows of a series overlap almost fully and say nearly the same; spread ones rank networks stably.
@@ -35,9 +36,6 @@ def screening_windows(source: WindowSource, count: int, seed: int = 0) -> tuple[
         source: windows, of the training rows.
         count: how many; all windows if the source has fewer.
         seed: the same seed draws the same windows.
-
-    Returns:
-        ``x [count, L, C]`` and ``y [count, H, C]``.
 
     Raises:
         DataError: the source is empty, or one of the windows is not finite.
@@ -50,7 +48,7 @@ def screening_windows(source: WindowSource, count: int, seed: int = 0) -> tuple[
     share = torch.rand(count, generator=generator("screening", seed, total, count), dtype=torch.float64)
     widths = borders[1:] - borders[:-1]
     chosen = borders[:-1] + (share * widths).long().clamp(max=widths - 1)
-    return finite_batch(source, chosen, role="train", batch=0)
+    return read_batch(source, chosen, role="train", batch=0)
 
 
 def score_batch(
@@ -61,12 +59,14 @@ def score_batch(
     weights: Mapping[str, float] | None = None,
     loss_type: str = "mse",
     fast_mode: bool = True,
+    x_future: Tensor | None = None,
 ) -> dict[str, Any]:
     """Return the result of ``evaluate_zero_cost_metrics`` for one batch ``x [B, L, C]``, ``y [B, H, C]``.
 
-    All B windows are used. ``weights`` are those of ``aggregate_score``; None means the contract's.
+    All B windows are used, and ``x_future [B, H, F]`` where the network takes it. ``weights`` are those of
+    ``aggregate_score``; None means the contract's.
     """
-    report = evaluate_proxies(model, x, y, loss_type=loss_type, fast_mode=fast_mode)
+    report = evaluate_proxies(model, x, y, loss_type=loss_type, fast_mode=fast_mode, x_future=x_future)
     config = Config(weights=_weights(weights), max_samples=x.shape[0], fast_mode=fast_mode)
     return _result(_summary([report], _clipped_mean), config)
 
@@ -208,10 +208,13 @@ def _reports(
     # that every candidate sees the same windows.
     with seeded("screening"):
         batches = list(_batches(dataloader, *sizes))
-    return [evaluate_proxies(model, x.to(device), y.to(device), fast_mode=fast_mode, names=names) for x, y in batches]
+    return [
+        evaluate_proxies(model, b.x, b.y, fast_mode=fast_mode, names=names, x_future=b.x_future)
+        for b in (batch.to(device) for batch in batches)
+    ]
 
 
-def _batches(dataloader: Iterable[Any], max_samples: int, num_batches: int) -> Iterator[tuple[Tensor, Tensor]]:
+def _batches(dataloader: Iterable[Any], max_samples: int, num_batches: int) -> Iterator[Batch]:
     check_int("max_samples", max_samples, low=1)
     check_int("num_batches", num_batches, low=1)
     iterator = iter(dataloader)
@@ -221,13 +224,12 @@ def _batches(dataloader: Iterable[Any], max_samples: int, num_batches: int) -> I
             return
         if not isinstance(batch, Sequence) or len(batch) < 2:
             raise DataError(f"batch {number} is a {type(batch).__name__}; screening needs (x, y) with targets.")
-        x, y = batch[0], batch[1]
-        if not isinstance(x, Tensor) or not isinstance(y, Tensor) or x.dim() != 3 or y.dim() != 3:
+        read = unpack_batch(batch, "cpu")
+        if read.x.dim() != 3 or read.y.dim() != 3:
             raise DataError(f"batch {number} must hold tensors x [B, L, C] and y [B, H, C].")
-        if not (bool(torch.isfinite(x).all()) and bool(torch.isfinite(y).all())):
-            raise DataError(f"batch {number} of the screening data has values that are not finite.")
-        if x.shape[0]:
-            yield x[:max_samples], y[:max_samples]
+        check_finite(read, batch=number, first=0, role="screening")
+        if len(read):
+            yield read[:max_samples]
 
 
 def _summary(reports: Sequence[ProxyReport], join: Any) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from .._core.errors import InvalidArgument
 from .._core.seeding import derive_seed
+from .._core.types import Batch
 from ..architecture.network import TimeSeriesDARTS
 from ..architecture.sequence import moe_balance_loss
 from ..config import DARTSTrainConfig
@@ -215,12 +216,12 @@ class BilevelStepper:
         """Share of the search that is done, from the end of warm-up, in [0, 1]."""
         return max(0.0, (self.state.step - self._warmup) / max(1, self.plan.total_steps - self._warmup))
 
-    def weight_step(self, x: Tensor, y: Tensor, *, apply: bool = True) -> Tensor:
+    def weight_step(self, batch: Batch, *, apply: bool = True) -> Tensor:
         """Accumulate the gradient of a weight batch, and with ``apply`` make the step; return the detached loss."""
         state = self.state
         _require_grad(self._alphas, False)
-        with self._perturbation(lambda: self._loss(x, y), state.step / self.plan.total_steps):
-            loss = self._loss(x, y)
+        with self._perturbation(lambda: self._loss(batch), state.step / self.plan.total_steps):
+            loss = self._loss(batch)
             (loss / self.config.gradient_accumulation_steps).backward()
         _require_grad(self._alphas, True)
         if apply:
@@ -239,14 +240,14 @@ class BilevelStepper:
         """Whether the alpha steps of this epoch look one weight step ahead."""
         return self.config.hessian_penalty_weight > 0 and self.state.epoch % self.config.hessian_update_freq == 0
 
-    def alpha_step(self, x: Tensor, y: Tensor, ahead: tuple[Tensor, Tensor] | None = None) -> Tensor:
+    def alpha_step(self, batch: Batch, ahead: Batch | None = None) -> Tensor:
         """Make one step of the alphas on an alpha batch; return the detached loss without penalties.
 
         ``ahead`` is a weight batch for the unrolled step; None takes the gradient of first order.
         """
         state = self.state
         _require_grad(self._weights, False)
-        loss = self._loss(x, y) if ahead is None else self._unrolled(x, y, ahead)
+        loss = self._loss(batch) if ahead is None else self._unrolled(batch, ahead)
         (loss + self.penalty(state.model, self.progress)).backward()
         _require_grad(self._weights, True)
         self._smooth_gradients()
@@ -257,14 +258,14 @@ class BilevelStepper:
         state.alpha_steps += 1
         return loss.detach()
 
-    def _unrolled(self, x: Tensor, y: Tensor, ahead: tuple[Tensor, Tensor]) -> Tensor:
+    def _unrolled(self, batch: Batch, ahead: Batch) -> Tensor:
         """Return the loss after the unrolled step as a function whose gradient is ∇_α of first and second order."""
         state, config = self.state, self.config
         found = unrolled_gradient(
             self._weights,
             self._alphas,
-            lambda weights: self._loss(*ahead, weights),
-            lambda weights: self._loss(x, y, weights),
+            lambda weights: self._loss(ahead, weights),
+            lambda weights: self._loss(batch, weights),
             state.weight_optimizer,
             eps=config.hessian_fd_eps,
             seed=derive_seed("unrolled", self.limits.seed, state.alpha_steps),
@@ -274,15 +275,16 @@ class BilevelStepper:
             total = total + ((first + config.hessian_penalty_weight * second) * (alpha - alpha.detach())).sum()
         return total
 
-    def _loss(self, x: Tensor, y: Tensor, weights: Sequence[Tensor] | None = None) -> Tensor:
+    def _loss(self, batch: Batch, weights: Sequence[Tensor] | None = None) -> Tensor:
         """Return the training loss, at other ``weights`` than those of the model if they are given."""
         model = self.state.model
         with autocast(self.limits):
             if weights is None:
-                output = model(x)
+                output = model(*batch.inputs)
             else:
-                output = torch.func.functional_call(model, dict(zip(self._names, weights, strict=True)), (x,))
-            loss = self.loss_fn(output, y)
+                named = dict(zip(self._names, weights, strict=True))
+                output = torch.func.functional_call(model, named, batch.inputs)
+            loss = self.loss_fn(output, batch.y)
         if self.config.moe_balance_weight and model.macro.ffn == "moe":
             loss = loss + self.config.moe_balance_weight * moe_balance_loss(model)
         return loss

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from .._core.logging import get_logger
 from .._core.seeding import generator
+from .._core.types import Batch
 from ..architecture.derive import searched_mixture
 from ..architecture.mixed_op import edge_logits
 from ..architecture.network import TimeSeriesDARTS
@@ -100,7 +101,7 @@ class CollapseWatch:
     Args:
         model: the searched network.
         loss_fn: training loss.
-        batch: alpha windows ``x [B, L, C]``, ``y [B, H, C]`` that every look uses.
+        batch: alpha windows that every look uses.
         every: alpha steps between two looks, at least 1.
         limit: growth from which the alphas are rolled back if they also turn to Identity; None only records.
     """
@@ -109,7 +110,7 @@ class CollapseWatch:
         self,
         model: TimeSeriesDARTS,
         loss_fn: LossFunction,
-        batch: tuple[Tensor, Tensor],
+        batch: Batch,
         *,
         every: int,
         limit: float | None,
@@ -146,12 +147,11 @@ class CollapseWatch:
         The mixture of all ops is differentiated, in eval mode and whatever the relaxation. Dividing by the
         temperature keeps the falling temperature from passing for growing curvature.
         """
-        x, y = self._batch
         training = self._model.training
         self._model.eval()
         try:
             with searched_mixture(self._model):
-                loss = self._loss_fn(self._model(x), y)
+                loss = self._loss_fn(self._model(*self._batch.inputs), self._batch.y)
             return dominant_eigenvalue(
                 loss, self._alphas, scales=list(_temperatures(self._model)), start=start, iterations=ITERATIONS
             )

@@ -18,7 +18,7 @@ from .._core.types import WindowSource
 from ..architecture.derive import derived_path, searched_mixture
 from ..architecture.network import TimeSeriesDARTS
 from ..config import DARTSTrainConfig
-from ..data.sources import finite_batch, iter_batches
+from ..data.sources import iter_batches, read_batch
 from ..evaluation._alpha_plot import SNAPSHOT_EVERY
 from ..evaluation.losses import get_loss_function
 from .bilevel import BilevelStepper, SearchPlan, SearchState, check_searched, new_state
@@ -118,8 +118,7 @@ def _watch(stepper: BilevelStepper, data: SearchData) -> CollapseWatch | None:
     if not every or not list(stepper.state.model.arch_parameters()):
         return None
     order = torch.randperm(len(data.arch_rows), generator=generator("collapse", limits.seed))
-    x, y = finite_batch(data.arch, data.arch_rows[order[:WINDOWS]], role=data.arch_role, batch=0)
-    batch = (x.to(limits.device), y.to(limits.device))
+    batch = read_batch(data.arch, data.arch_rows[order[:WINDOWS]], role=data.arch_role, batch=0).to(limits.device)
     return CollapseWatch(stepper.state.model, stepper.loss_fn, batch, every=every, limit=config.collapse_growth)
 
 
@@ -133,20 +132,18 @@ def _epoch(stepper: BilevelStepper, data: SearchData, epoch: int, watch: Collaps
     arch = _cycle(data.arch_rows, limits, epoch)
     total, count = torch.zeros((), dtype=torch.float64, device=limits.device), 0
     for number, part in enumerate(batches):
-        x, y = finite_batch(data.train, data.weight_rows[part], role="train", batch=number)
+        batch = read_batch(data.train, data.weight_rows[part], role="train", batch=number).to(limits.device)
         last = (number + 1) % config.gradient_accumulation_steps == 0 or number + 1 == len(batches)
-        loss = stepper.weight_step(x.to(limits.device), y.to(limits.device), apply=last)
+        loss = stepper.weight_step(batch, apply=last)
         total += loss.double() * len(part)
         count += len(part)
         if last and stepper.alpha_due:
             ahead = None
             if stepper.unroll_due:
-                x, y = finite_batch(
-                    data.train, data.weight_rows[batches[(number + 1) % len(batches)]], role="train", batch=number
-                )
-                ahead = (x.to(limits.device), y.to(limits.device))
-            x, y = finite_batch(data.arch, next(arch), role=data.arch_role, batch=number)
-            stepper.alpha_step(x.to(limits.device), y.to(limits.device), ahead)
+                rows = data.weight_rows[batches[(number + 1) % len(batches)]]
+                ahead = read_batch(data.train, rows, role="train", batch=number).to(limits.device)
+            batch = read_batch(data.arch, next(arch), role=data.arch_role, batch=number).to(limits.device)
+            stepper.alpha_step(batch, ahead)
             if watch is not None and watch.after_step(stepper.state.alpha_steps, stepper.state.collapse):
                 stepper.state.forget_best()
     model.eval()

@@ -16,7 +16,7 @@ from .._core.seeding import generator, seeded
 from .._core.types import WindowSource
 from ..architecture.sequence import moe_balance_loss
 from ..config import FinalTrainConfig
-from ..data.sources import finite_batch, iter_batches
+from ..data.sources import iter_batches, read_batch
 from ..evaluation.losses import get_loss_function
 from .average import WeightAverage
 from .events import Callback, Event, emit
@@ -127,9 +127,9 @@ def _epoch(
             else cosine(epoch, config.epochs, config.learning_rate, final=0.0)
         )
         set_rate(optimizer, rate)
-        x, y = finite_batch(train, indices, role="train", batch=number)
+        batch = read_batch(train, indices, role="train", batch=number).to(limits.device)
         with autocast(limits):
-            loss = loss_fn(model(x.to(limits.device)), y.to(limits.device))
+            loss = loss_fn(model(*batch.inputs), batch.y)
         optimizer.zero_grad(set_to_none=True)
         (loss + MOE_BALANCE * moe_balance_loss(model)).backward()
         nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip_norm)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .._core.errors import DivergedError
 from .._core.logging import get_logger, log_once
 from .._core.types import WindowSource
-from ..data.sources import finite_batch, iter_batches
+from ..data.sources import iter_batches, read_batch
 
 logger = get_logger(__name__)
 CPU = torch.device("cpu")
@@ -84,8 +84,8 @@ def mean_loss(
     try:
         with torch.no_grad(), autocast(limits):
             for number, indices in enumerate(batches):
-                x, y = finite_batch(source, indices, role=role, batch=number)
-                loss = loss_fn(model(x.to(limits.device)), y.to(limits.device))
+                batch = read_batch(source, indices, role=role, batch=number).to(limits.device)
+                loss = loss_fn(model(*batch.inputs), batch.y)
                 total += loss.double().cpu() * len(indices)
                 count += len(indices)
     finally:

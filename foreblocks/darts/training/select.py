@@ -33,7 +33,7 @@ from ..architecture.network import TimeSeriesDARTS
 from ..architecture.sequence import moe_balance_loss
 from ..architecture.spec import ArchSpec
 from ..config import DARTSTrainConfig
-from ..data.sources import finite_batch
+from ..data.sources import read_batch
 from ..evaluation.losses import get_loss_function
 from .bilevel import check_searched
 from .darts_loop import SearchData, block_loss
@@ -315,10 +315,11 @@ class _Tuning:
             step = self._done
             draw = generator("derive_batch", self.seed, step)
             rows = torch.randint(len(self._data.weight_rows), (self._limits.batch_size,), generator=draw)
-            x, y = finite_batch(self._data.train, self._data.weight_rows[rows], role="train", batch=step)
+            batch = read_batch(self._data.train, self._data.weight_rows[rows], role="train", batch=step)
+            batch = batch.to(self._limits.device)
             set_rate(self._optimizer, cosine(step, self._total, TUNING_RATE * self._config.model_learning_rate))
             with seeded("derive_step", self.seed, step), autocast(self._limits):
-                loss = self._loss_fn(model(x.to(self._limits.device)), y.to(self._limits.device))
+                loss = self._loss_fn(model(*batch.inputs), batch.y)
                 if self._config.moe_balance_weight and model.macro.ffn == "moe":
                     loss = loss + self._config.moe_balance_weight * moe_balance_loss(model)
             self._optimizer.zero_grad(set_to_none=True)

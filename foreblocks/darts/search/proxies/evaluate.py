@@ -37,6 +37,7 @@ def evaluate_proxies(
     loss_type: str = "mse",
     fast_mode: bool = True,
     names: Iterable[str] | None = None,
+    x_future: Tensor | None = None,
 ) -> ProxyReport:
     """Compute proxies of ``model`` on one batch, from passes that they share.
 
@@ -49,12 +50,13 @@ def evaluate_proxies(
         loss_type: name of a loss (``evaluation.losses``), taken over the whole horizon.
         fast_mode: take GraSP from a finite difference of gradients instead of a second backward pass.
         names: proxies to compute; None means the default ones: the contract's, and those that cost next to nothing.
+        x_future: covariates ``[B, H, F]``, for a network that takes them.
 
     Raises:
         InvalidArgument: an unknown proxy or loss.
     """
     chosen = resolve_proxies(names)
-    passes = Passes(model, x, y, get_loss_function(loss_type), fast_mode=fast_mode)
+    passes = Passes(model, x, y, get_loss_function(loss_type), fast_mode=fast_mode, x_future=x_future)
     report = ProxyReport()
     for name in chosen:
         try:

@@ -79,12 +79,12 @@ def block_jacobian(block: Block, index: int) -> Tensor:
     return back.flatten(0, -2).double().T @ rows / rows.shape[0]
 
 
-def layer_maps(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
-    """Return the output of every linear and convolutional layer for one window ``x [1, L, C]``.
+def layer_maps(model: nn.Module, *inputs: Tensor) -> dict[str, Tensor]:
+    """Return the output of every linear and convolutional layer for one window.
 
     Args:
         model: the network; hooks are on its layers while this runs.
-        x: one window.
+        inputs: what the network takes for one window: ``x [1, L, C]`` and perhaps ``x_future [1, H, F]``.
 
     Returns:
         Name → ``[channels, positions]``, detached; the positions of all calls of a layer stand side by side.
@@ -102,5 +102,5 @@ def layer_maps(model: nn.Module, x: Tensor) -> dict[str, Tensor]:
             dim = layer_channel_dim(module)
             if dim is not None:
                 hooks.callback(module.register_forward_hook(watch(name, dim)).remove)
-        model(x)
+        model(*inputs)
     return {name: torch.cat(parts, dim=1) for name, parts in found.items()}

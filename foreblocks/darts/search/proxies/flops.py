@@ -50,12 +50,12 @@ class _Counter(TorchDispatchMode):
         return out
 
 
-def count_flops(model: nn.Module, x: Tensor) -> int:
-    """Return 2 × multiply-adds of matrix products, convolutions and attention in one forward pass on ``x [1, L, C]``.
+def count_flops(model: nn.Module, *inputs: Tensor) -> int:
+    """Return 2 × multiply-adds of matrix products, convolutions and attention in one forward pass on one sample.
 
     Element-wise work, FFTs and scans are not counted.
     """
     counter = _Counter()
     with torch.no_grad(), counter:
-        model(x)
+        model(*inputs)
     return counter.total

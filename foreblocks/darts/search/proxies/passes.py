@@ -35,17 +35,26 @@ class Passes:
         x: inputs ``[B, L, C]``; the copy moves to their device.
         y: targets ``[B, H, C]``.
         loss: mean loss of (output, target), over the whole horizon.
+        x_future: covariates ``[B, H, F]`` that the model takes beside x; None if it takes none.
         fast_mode: False computes the Hessian product of GraSP by a second backward pass, exactly; True by a finite
             difference of gradients, which costs one plain forward and backward pass and also works where an operator
             has no second derivative.
     """
 
     def __init__(
-        self, model: nn.Module, x: Tensor, y: Tensor, loss: LossFunction = F.mse_loss, *, fast_mode: bool = True
+        self,
+        model: nn.Module,
+        x: Tensor,
+        y: Tensor,
+        loss: LossFunction = F.mse_loss,
+        *,
+        fast_mode: bool = True,
+        x_future: Tensor | None = None,
     ) -> None:
         self._source = model
         self._x = x
         self._y = y
+        self._future = x_future
         self._loss = loss
         self.fast_mode = fast_mode
         self._done: dict[str, Any] = {}
@@ -121,7 +130,7 @@ class Passes:
     @property
     def feature_maps(self) -> dict[str, Tensor]:
         """Layer → outputs ``[channels, positions]`` for the first window, from a forward pass in float64."""
-        return self._once("maps", lambda: layer_maps(self.exact, self._x[:1].detach().double()))
+        return self._once("maps", lambda: layer_maps(self.exact, *self._inputs(slice(1), torch.float64)))
 
     @property
     def input_jacobian(self) -> Tensor:
@@ -141,12 +150,12 @@ class Passes:
     @property
     def log_synflow(self) -> float:
         """Logarithm of the SynFlow score, in float64."""
-        return self._once("synflow", lambda: log_synflow(self._source, self._sample_shape()))
+        return self._once("synflow", lambda: log_synflow(self._source, *self._sample_shapes()))
 
     @property
     def flops(self) -> int:
         """2 × multiply-adds for one sample."""
-        return self._once("flops", lambda: count_flops(self.model, self._input()[:1]))
+        return self._once("flops", lambda: count_flops(self.model, *self._inputs(slice(1))))
 
     def _once(self, name: str, make: Callable[[], T]) -> T:
         if name in self._failed:
@@ -178,22 +187,25 @@ class Passes:
     def _blocks(self) -> BlockRecorder:
         return BlockRecorder(self.model)
 
-    def _input(self) -> Tensor:
-        """Inputs in the precision of the network."""
-        kind = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), self._x.dtype)
-        return self._x.detach().to(kind)
+    def _inputs(self, rows: slice | None = None, kind: torch.dtype | None = None) -> tuple[Tensor, ...]:
+        """What the network is called with for some of the samples, by default in its own precision."""
+        if kind is None:
+            kind = next((p.dtype for p in self.model.parameters() if p.is_floating_point()), self._x.dtype)
+        parts = (self._x,) if self._future is None else (self._x, self._future)
+        return tuple((part if rows is None else part[rows]).detach().to(kind) for part in parts)
 
-    def _sample_shape(self) -> tuple[int, ...]:
-        return (1, *self._x.shape[1:])
+    def _sample_shapes(self) -> list[tuple[int, ...]]:
+        return [(1, *part.shape[1:]) for part in self._inputs()]
 
     def _forward(self) -> tuple[Tensor, Tensor, ActivationRecorder]:
-        x = self._input().clone().requires_grad_(True)
+        x, *future = self._inputs()
+        x = x.clone().requires_grad_(True)
         recorder = ActivationRecorder(self.batch)
         fisher = self._once("fisher", self._fisher)
         blocks = self._once("blocks", self._blocks)
         fisher.collecting = blocks.collecting = True
         with torch.enable_grad(), recorder:
-            output = self.model(x)
+            output = self.model(x, *future)
         fisher.collecting = blocks.collecting = False
         if not isinstance(output, Tensor):
             raise ValueError(f"the network returns {type(output).__name__} instead of a tensor [B, H, C]")
@@ -209,7 +221,7 @@ class Passes:
         """Return ∂L/∂weight of every prunable weight for some of the samples, from a float64 pass of their own."""
         weights = [weight for _, weight in prunable_weights(self.exact)]
         with torch.enable_grad():
-            loss = self._loss_of(self.exact(self._x[rows].detach().double()), rows)
+            loss = self._loss_of(self.exact(*self._inputs(rows, torch.float64)), rows)
             return list(torch.autograd.grad(loss, weights, allow_unused=True))
 
     def _halves(self) -> list[tuple[Tensor, Tensor]]:
@@ -263,7 +275,7 @@ class Passes:
         for tensor in moved.values():
             tensor.requires_grad_(True)
         with torch.enable_grad():
-            output = torch.func.functional_call(self.model, moved, (self._input(),))
+            output = torch.func.functional_call(self.model, moved, self._inputs())
             after = torch.autograd.grad(self._loss_of(output), list(moved.values()), allow_unused=True)
         before = {id(w): g for w, g in self._once("backward", self._backward)}
         total = 0.0

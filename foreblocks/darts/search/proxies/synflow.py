@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -64,7 +64,7 @@ class _Positive(TorchFunctionMode):
         return result
 
 
-def log_synflow(model: nn.Module, shape: tuple[int, ...]) -> float:
+def log_synflow(model: nn.Module, *shapes: tuple[int, ...]) -> float:
     """Return log Σ |w · ∂R/∂w| over the prunable weights, R the sum of the outputs for an input of ones.
 
     Runs in float64 on a private copy in which parameters and buffers are replaced by their absolute values (alphas
@@ -74,7 +74,7 @@ def log_synflow(model: nn.Module, shape: tuple[int, ...]) -> float:
 
     Args:
         model: the network.
-        shape: shape of the input, ``(1, L, C)``.
+        shapes: shape of each input: ``(1, L, C)``, and ``(1, H, F)`` where the network takes covariates.
 
     Raises:
         ValueError: no signal reaches a weight, or none is finite.
@@ -89,22 +89,22 @@ def log_synflow(model: nn.Module, shape: tuple[int, ...]) -> float:
         function = next((_BYPASSES[cls] for cls in type(module).__mro__ if cls in _BYPASSES), None)
         if function is not None:
             module.forward = partial(function, module)
-    score = _flow(twin, shape, _Positive(rescale=False))
+    score = _flow(twin, shapes, _Positive(rescale=False))
     if not math.isfinite(score):
-        score = _flow(twin, shape, _Positive(rescale=True))
+        score = _flow(twin, shapes, _Positive(rescale=True))
     if not math.isfinite(score):
         raise ValueError(f"the synaptic flow is {score}")
     return score
 
 
-def _flow(twin: nn.Module, shape: tuple[int, ...], mode: _Positive) -> float:
+def _flow(twin: nn.Module, shapes: Sequence[tuple[int, ...]], mode: _Positive) -> float:
     weights = [parameter.requires_grad_() for _, parameter in prunable_weights(twin)]
     if not weights:
         raise ValueError("the network has no prunable weight")
     device = weights[0].device
-    ones = torch.ones(shape, dtype=torch.float64, device=device)
+    ones = [torch.ones(shape, dtype=torch.float64, device=device) for shape in shapes]
     with torch.enable_grad(), mode:
-        total = twin(ones).sum()
+        total = twin(*ones).sum()
     grads = torch.autograd.grad(total, weights, allow_unused=True)
     flow: Tensor = sum((w.detach() * g).abs().sum() for w, g in zip(weights, grads, strict=True) if g is not None)
     flow = torch.as_tensor(flow, dtype=torch.float64)
