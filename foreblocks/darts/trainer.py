@@ -252,7 +252,7 @@ class DARTSTrainer:
         if train_loader is None or val_loader is None:
             raise InvalidArgument(f"derive={derive!r} needs train_loader and val_loader.")
         return derive_by_race(
-            model, self._source(train_loader, "train"), self._source(val_loader, "validation"),
+            model, *self._sources(train=train_loader, validation=val_loader),
             config or _part(self.config, "train") or DARTSTrainConfig(),
             self._limits(train_loader, seed, None, max_val_batches, amp=False), settings,
         )  # fmt: skip
