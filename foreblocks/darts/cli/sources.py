@@ -41,12 +41,11 @@ def read_frame(a: argparse.Namespace) -> tuple[Any, int | None]:
 
 
 def is_file(a: argparse.Namespace) -> bool:
-    """Say whether the data are a file of the user: neither the demo nor, where no such file exists, of the catalog."""
-    from ..data import CATALOG
-
+    """Say whether the data are a file of the user: not the demo, nor a plain word that names no file."""
     if a.demo:
         return False
-    return Path(a.data).exists() or a.data.casefold() not in {name.casefold() for name in CATALOG}
+    path = Path(a.data)
+    return path.exists() or bool(path.suffix) or len(path.parts) > 1
 
 
 def check_one_source(a: argparse.Namespace) -> None:
