@@ -176,3 +176,25 @@ def test_the_method_of_the_search_reaches_it(tmp_path: Path, monkeypatch: pytest
     assert (seen["relaxation"], seen["perturbation"]) == ("drnas", "random")
     with pytest.raises(SystemExit):
         main([*data, "--relaxation", "dirichlet"])
+
+
+def test_columns_known_ahead_go_through_search_and_predict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = write_csv(tmp_path / "all.csv").read_text().splitlines()
+    data, plan, run = tmp_path / "x.csv", tmp_path / "plan.csv", tmp_path / "run"
+    data.write_text("\n".join(lines[:391]) + "\n")
+    plan.write_text("\n".join([lines[0], *lines[391:]]) + "\n")
+    window = ["--lookback", "24", "--horizon", "4", "--hidden-dims", "8", "--targets", "a", "--future-columns", "b"]
+    assert main(["search", "--data", str(data), "--run-dir", str(run), *window, *SIZE.split()]) == 0
+    assert "forecasts a; known ahead b" in capsys.readouterr().out
+    assert main(["show", str(run)]) == 0
+    assert "known:   b (ahead)" in capsys.readouterr().out
+    call = ["predict", "--run", str(run), "--data", str(data), "--out", str(tmp_path / "f.csv")]
+    assert main(call) == 2
+    assert "trained with ['b'] known ahead" in capsys.readouterr().err
+    assert main([*call, "--future", str(data)]) == 2
+    assert "row 0 is of 2024-01-01" in capsys.readouterr().err
+    assert main([*call, "--future", str(plan)]) == 0
+    first, *rows = (tmp_path / "f.csv").read_text().splitlines()
+    assert first == "date,a"
+    assert [row.split(",")[0] for row in rows] == [line.split(",")[0].replace("T", " ") + ":00:00" for line in
+                                                   lines[391:395]]  # fmt: skip

@@ -673,6 +673,7 @@ class DARTSTrainer:
         names: Any = None,
         batch_size: int = 256,
         save_path: str | None = None,
+        x_future: torch.Tensor | None = None,
     ) -> Any:
         """Plot the forecasts of ``final_model`` over consecutive windows, show the figure and return it.
 
@@ -686,6 +687,7 @@ class DARTSTrainer:
         return plotting.plot_prediction(
             self.final_model, X_val, y_val, full_series=full_series, offset=offset, figsize=figsize, show=show,
             device=device or self.device, names=names, batch_size=batch_size, save_path=save_path,
+            x_future=x_future,
         )  # fmt: skip
 
     # ---- what is kept --------------------------------------------------------------------------------------------

@@ -100,3 +100,17 @@ def test_batched_forecast_keeps_the_mode_of_each_part() -> None:
 def test_batched_forecast_needs_windows(windows: Tensor) -> None:
     with pytest.raises(DataError, match="X_val must be"):
         batched_forecast(_Linear(2), windows)
+
+
+def test_batched_forecast_passes_the_covariates_of_each_window() -> None:
+    class Known(nn.Module):
+        def forward(self, x: Tensor, x_future: Tensor) -> Tensor:
+            return x[:, -1:] + x_future
+
+    windows, known = torch.randn(7, 5, 2), torch.randn(7, 3, 2)
+    got = batched_forecast(Known(), windows, batch_size=4, x_future=known)
+    each = windows[:, -1:] + known
+    wanted = [torch.stack([each[n, t - n] for n in range(7) if 0 <= t - n < 3]).mean(dim=0) for t in range(9)]
+    torch.testing.assert_close(got, torch.stack(wanted))
+    with pytest.raises(DataError, match=r"x_future must be \[N=7, H, F\]"):
+        batched_forecast(Known(), windows, x_future=known[:3])

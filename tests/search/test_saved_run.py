@@ -10,8 +10,11 @@ import pytest
 import torch
 
 from foreblocks.darts._core.errors import DataError
+from foreblocks.darts.architecture.build import build_network
 from foreblocks.darts.architecture.linear import fit_ridge_pair
+from foreblocks.darts.architecture.spec import ArchSpec, CellSpec, EdgeSpec, Macro, OpSpec
 from foreblocks.darts.data import SeriesFrame, prepare
+from foreblocks.darts.ops.registry import get_op
 from foreblocks.darts.search.run_folder import RunFolder
 from foreblocks.darts.search.saved_run import SavedRun, forecast_frame
 
@@ -136,3 +139,42 @@ def test_folders_without_a_run_or_with_a_broken_model_are_refused(run, tmp_path:
             SavedRun(tmp_path).load_model()
         (folder / name).write_bytes((run.path / "model" / name).read_bytes())
     assert SavedRun(tmp_path).load_model() is not None
+
+
+def planned(tmp_path: Path) -> SavedRun:
+    """A run of a network whose target follows a plan that is known ahead."""
+    ready = prepare(series(), lookback=12, horizon=4, targets=["temp"], future_columns=["load"])
+    macro = Macro(2, 12, 4, hidden_dim=8, future_dim=1, target_channels=(1,))
+    cell = CellSpec(2, (EdgeSpec(0, 1, OpSpec("Identity", get_op("Identity").path)),))
+    RunFolder.open(tmp_path).save_model(build_network(ArchSpec(macro, (cell,)), seed=0), ready.recipe.to_dict())
+    return SavedRun(tmp_path)
+
+
+def test_what_is_known_ahead_comes_from_a_second_file(tmp_path: Path):
+    run, frame = planned(tmp_path), series()
+    dates = HOURS[-1] + np.arange(1, 6) * np.timedelta64(1, "h")
+    plan = SeriesFrame(dates, ["wind", "load"], np.arange(10.0).reshape(5, 2), name="plan")
+    forecast = forecast_frame(run, frame, future=plan)
+    assert (forecast.channels, forecast.values.shape) == (("temp",), (4, 1))
+    mean, std = (np.array(part) for part in (run.recipe.scaler.mean, run.recipe.scaler.std))
+    window = torch.tensor((frame.values[-12:] - mean) / std, dtype=torch.float32)
+    known = torch.tensor((plan.values[:4, 1:] - mean[0]) / std[0], dtype=torch.float32)
+    expected = run.load_model()(window[None], known[None])[0].double().detach().numpy() * std[1] + mean[1]
+    np.testing.assert_allclose(forecast.values, expected, rtol=1e-5)
+
+
+def test_a_plan_that_does_not_fit_is_refused(tmp_path: Path, run: SavedRun):
+    with_plan, frame = planned(tmp_path), series()
+    dates = HOURS[-1] + np.arange(1, 5) * np.timedelta64(1, "h")
+    late = SeriesFrame(dates + np.timedelta64(1, "h"), ["load"], np.ones((4, 1)), name="late")
+    cases = [
+        (with_plan, None, r"trained with \['load'\] known ahead: give them for the 4 rows"),
+        (with_plan, SeriesFrame(dates[:3], ["load"], np.ones((3, 1)), name="plan"), "plan: 3 rows are too few"),
+        (with_plan, SeriesFrame(dates, ["wind"], np.ones((4, 1)), name="plan"), r"plan: no column \['load'\]"),
+        (with_plan, SeriesFrame(dates, ["load"], np.full((4, 1), np.nan), name="plan"), "not a finite number"),
+        (with_plan, late, "late: row 0 is of 2024-01-13T13:00:00.000000, but the forecast needs 2024-01-13T12"),
+        (run, late, "late: the run was trained without columns that are known ahead"),
+    ]
+    for saved, future, message in cases:
+        with pytest.raises(DataError, match=message):
+            forecast_frame(saved, frame, future=future)

@@ -48,6 +48,8 @@ def _parser() -> argparse.ArgumentParser:
     add_data_arguments(data)
     data.add_argument("--lookback", type=int, default=96, help="input steps L")
     data.add_argument("--horizon", type=int, default=24, help="forecast steps H")
+    data.add_argument("--targets", nargs="+", help="columns to forecast; default: all but --future-columns")
+    data.add_argument("--future-columns", nargs="+", help="columns that are known for the horizon; default: none")
     data.add_argument("--period", type=int, help="steps of a season, for the seasonal naive; default: by the dates")
     size = search.add_argument_group("size of the search")
     size.add_argument("--candidates", type=int, default=8, help="candidates that are sampled and screened")
@@ -98,7 +100,9 @@ def _search(a: argparse.Namespace) -> int:
     from .progress import SearchProgress
 
     frame, period = read_frame(a)
-    prepared = prepare(frame, lookback=a.lookback, horizon=a.horizon)
+    prepared = prepare(
+        frame, lookback=a.lookback, horizon=a.horizon, targets=a.targets, future_columns=a.future_columns or ()
+    )
     print(describe(prepared))
     trainer = DARTSTrainer(len(prepared.channels), a.hidden_dims, a.horizon, a.lookback, a.device, a.ops, a.arch_modes)
     progress = SearchProgress()

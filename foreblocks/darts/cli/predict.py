@@ -19,6 +19,7 @@ def add_predict(commands: Any) -> None:
     )  # fmt: skip
     parser.add_argument("--run", dest="run_folder", metavar="RUN", required=True, help="folder of a run")
     add_data_arguments(parser)
+    parser.add_argument("--future", help="a CSV with the rows that follow, of the columns that the run knows ahead")
     parser.add_argument("--out", required=True, help="file to write, .csv or .parquet")
     parser.add_argument("--plot", help="figure to write as well: .png, .pdf, .svg")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
@@ -45,7 +46,8 @@ def _predict(a: argparse.Namespace) -> int:
         frame = read_csv(a.data, columns=run.recipe.channels, impute=a.impute)
     else:
         frame, _ = read_frame(a)
-    forecast = forecast_frame(run, frame, device=a.device)
+    future = read_csv(a.future, columns=run.recipe.future or None) if a.future else None
+    forecast = forecast_frame(run, frame, future=future, device=a.device)
     write_table(out, forecast.dates, forecast.channels, forecast.values, offset=forecast.offset)
     first, last = format_dates(forecast.dates[[0, -1]], forecast.offset)
     print(f"{out}: {len(forecast.dates)} rows x {len(forecast.channels)} channels, {first} to {last}")

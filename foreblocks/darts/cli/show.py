@@ -63,6 +63,8 @@ def _data_lines(run: Any) -> list[str]:
     return [
         f"data:    {recipe.series}, {len(recipe.channels)} channels ({names}), step {recipe.step}",
         f"windows: {recipe.lookback} rows in, {recipe.horizon} out",
+        *([] if recipe.targets is None else [f"targets: {', '.join(recipe.targets)}"]),
+        *([f"known:   {', '.join(recipe.future)} (ahead)"] if recipe.future else []),
     ]
 
 

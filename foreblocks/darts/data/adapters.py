@@ -69,7 +69,10 @@ class TensorStore:
     def __init__(self, tensors: tuple[torch.Tensor, ...], role: str) -> None:
         x, y, future = split_batch(tensors, f"{role} data: ")
         self._tensors = tensors
-        self._shape = window_shape(x, y, future, role)
+        self._shape = window_shape(x, y, None, role)
+        if future is not None:
+            known = check_future(future, len(x), y.shape[1], f"{role} data: ")
+            self._shape = self._shape._replace(future_dim=known.shape[2])
 
     def count(self) -> int:
         """Return N."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from torch.utils.data import DataLoader
 from .._core.errors import DataError, check_int
 from .._core.seeding import generator
 from .csv import read_csv
-from .frame import SeriesFrame, check_finite
+from .frame import SeriesFrame, check_finite, find_columns
 from .gaps import fill_gaps
 from .recipe import DataRecipe
 from .scaling import StandardScaler
@@ -49,7 +50,12 @@ class Prepared:
     @property
     def recipe(self) -> DataRecipe:
         """What a model that is trained on these windows needs to know to forecast from another file."""
-        return DataRecipe(self.scaler, self.train.lookback, self.train.horizon, self.frame.name, self.frame.date_step)
+        windows, names = self.train, self.channels
+        targets = None if windows.target_channels is None else tuple(names[c] for c in windows.target_channels)
+        return DataRecipe(
+            self.scaler, windows.lookback, windows.horizon, self.frame.name, self.frame.date_step, targets,
+            tuple(names[c] for c in windows.future_channels),
+        )  # fmt: skip
 
     def loaders(self, batch_size: int = 32, seed: int = 0) -> Loaders:
         """Return train, validation and test ``DataLoader``s; the train one is shuffled, none drops its last batch.
@@ -73,6 +79,8 @@ def prepare(
     split: Split | None = None,
     name: str | None = None,
     impute: str | None = None,
+    targets: Sequence[str] | None = None,
+    future_columns: Sequence[str] = (),
 ) -> Prepared:
     """Split, scale and window a series.
 
@@ -83,10 +91,14 @@ def prepare(
         split: row borders; None means the standard ones of ``name``.
         name: decides the standard split; None means the name of the frame or file.
         impute: ``"linear"`` or ``"ffill"`` fills what is missing and says how much; None refuses it.
+        targets: columns to forecast, in this order; None means all but ``future_columns``. The others are input only.
+        future_columns: columns whose values are known for the horizon, such as those of the calendar or of a plan. The
+            network sees their past in x, and their future as ``x_future``, the third part of a batch.
 
     Raises:
         DataError: the file or a value cannot be used, a channel is constant over the train rows, or a part has too few
-            rows for one window.
+            rows for one window; there is no such column.
+        InvalidArgument: a column is both known and a target, or none is left to forecast.
     """
     check_int("lookback", lookback, low=1)
     check_int("horizon", horizon, low=1)
@@ -100,8 +112,11 @@ def prepare(
     scaler = _fit(frame, split)
     used = frame.values[: split.test[1]]
     scaled = torch.from_numpy(scaler.transform(used).astype(np.float32))
+    chosen = None if targets is None else find_columns(frame.channels, targets, frame.name)
+    known = find_columns(frame.channels, future_columns, frame.name) if future_columns else ()
+    layout = {"names": frame.channels, "target_channels": chosen, "future_channels": known}
     train, val, test = (
-        WindowDataset(scaled, lookback, horizon, first=first, last=stop, names=frame.channels)
+        WindowDataset(scaled, lookback, horizon, first=first, last=stop, **layout)
         for first, stop in (split.train, *((start - lookback, stop) for start, stop in (split.val, split.test)))
     )
     return Prepared(train, val, test, scaler, split, frame.channels, frame.dates, frame)
@@ -136,4 +151,9 @@ def describe(prepared: Prepared) -> str:
     frame, parts = prepared.frame, (prepared.train, prepared.val, prepared.test)
     step = f"step {frame.date_step}" if frame.date_step is not None else "a single row"
     windows = " / ".join(str(len(part)) for part in parts)
+    recipe = prepared.recipe
+    if recipe.targets is not None:
+        windows += f"; forecasts {', '.join(recipe.targets)}"
+    if recipe.future:
+        windows += f"; known ahead {', '.join(recipe.future)}"
     return f"{frame.name}: {len(frame)} rows x {len(frame.channels)} channels, {step}; windows {windows}"

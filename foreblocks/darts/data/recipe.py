@@ -24,6 +24,8 @@ class DataRecipe:
         horizon: H, rows that come out.
         series: name of the series.
         step: of its dates; None if it had a single row.
+        targets: channels that are forecast, in the order of the model's output; None for all.
+        future: channels whose values the model is told for the horizon as well, in the order of ``x_future``.
     """
 
     scaler: StandardScaler
@@ -31,15 +33,23 @@ class DataRecipe:
     horizon: int
     series: str
     step: DateStep | None
+    targets: tuple[str, ...] | None = None
+    future: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         check_int("lookback", self.lookback, low=1)
         check_int("horizon", self.horizon, low=1)
+        self.scaler.select((*self.outputs, *self.future))  # refuses a name that is no channel
 
     @property
     def channels(self) -> tuple[str, ...]:
         """Names of the C channels, in the order of the model's input."""
         return self.scaler.channels
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the C_out channels of a forecast."""
+        return self.channels if self.targets is None else self.targets
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain data: the keys of ``StandardScaler.to_dict``, and beside them the rest (``scaler.json``)."""
@@ -50,6 +60,8 @@ class DataRecipe:
             "horizon": self.horizon,
             "series": self.series,
             "step": None if self.step is None else self.step.to_dict(),
+            "targets": None if self.targets is None else list(self.targets),
+            "future": list(self.future),
         }
 
     @classmethod
@@ -67,6 +79,8 @@ class DataRecipe:
         try:
             step = None if state["step"] is None else DateStep.from_dict(state["step"])
             scaler = StandardScaler.from_dict(state)
-            return cls(scaler, state["lookback"], state["horizon"], str(state["series"]), step)
+            targets = None if state.get("targets") is None else tuple(map(str, state["targets"]))
+            future = tuple(map(str, state.get("future", ())))
+            return cls(scaler, state["lookback"], state["horizon"], str(state["series"]), step, targets, future)
         except (TypeError, ValueError) as error:  # a value of another type, or one that a part refuses
             raise DataError(f"the saved description of the data: {error}") from error

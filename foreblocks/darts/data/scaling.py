@@ -58,6 +58,18 @@ class StandardScaler:
         """Return scaled ``values`` ``[..., C]`` in the units of the data; same kind, dtype and device."""
         return values * self._like(self.std, values) + self._like(self.mean, values)
 
+    def select(self, channels: Sequence[str]) -> Self:
+        """Return the scaler of some channels, in this order.
+
+        Raises:
+            DataError: a channel was not fitted.
+        """
+        missing = [name for name in channels if name not in self.channels]
+        if missing:
+            raise DataError(f"scaler: {missing} are not among the fitted channels {list(self.channels)}.")
+        at = [self.channels.index(name) for name in channels]
+        return type(self)(tuple(channels), tuple(self.mean[i] for i in at), tuple(self.std[i] for i in at))
+
     def to_dict(self) -> dict[str, list[Any]]:
         """Return plain lists: ``channels``, ``mean``, ``std``."""
         return {"channels": list(self.channels), "mean": list(self.mean), "std": list(self.std)}

@@ -33,13 +33,16 @@ _CHANNEL_HEIGHT = 1.6
 _Stretch = tuple[int, np.ndarray]  # the first row and the values from there on
 
 
-def batched_forecast(model: nn.Module, X_val: Tensor, *, batch_size: int = 256) -> Tensor:
+def batched_forecast(
+    model: nn.Module, X_val: Tensor, *, batch_size: int = 256, x_future: Tensor | None = None
+) -> Tensor:
     """Return one forecast of the series behind consecutive windows, averaged where their horizons overlap.
 
     Args:
         model: maps ``[B, L, C]`` to ``[B, H, C]``; it is run in eval mode, which is undone afterwards.
         X_val: windows ``[N, L, C]``, each one step after the one before.
         batch_size: windows in one call of the model.
+        x_future: covariates of the same windows, ``[N, H, F]``, for a model that takes them.
 
     Returns:
         ``[N + H - 1, C]`` on the CPU. Row t is the mean over the windows n with n <= t < n + H of their step t - n.
@@ -50,7 +53,10 @@ def batched_forecast(model: nn.Module, X_val: Tensor, *, batch_size: int = 256) 
     check_int("batch_size", batch_size, low=1)
     if X_val.ndim != 3 or not len(X_val):
         raise DataError(f"X_val must be [N, L, C] with at least one window, got shape {tuple(X_val.shape)}.")
-    return _overlap_mean(_forecasts(model, X_val, batch_size))
+    if x_future is not None and (x_future.ndim != 3 or len(x_future) != len(X_val)):
+        raise DataError(f"x_future must be [N={len(X_val)}, H, F], got shape {tuple(x_future.shape)}.")
+    inputs = (X_val,) if x_future is None else (X_val, x_future)
+    return _overlap_mean(_forecasts(model, inputs, batch_size))
 
 
 def plot_training_curve(
@@ -115,6 +121,7 @@ def plot_prediction(
     names: list[str] | None = None,
     batch_size: int = 256,
     save_path: str | None = None,
+    x_future: torch.Tensor | None = None,
 ) -> Any:
     """Plot the overlap-averaged forecast of consecutive windows over what really happened, one panel a channel.
 
@@ -122,8 +129,7 @@ def plot_prediction(
         model: maps ``[B, L, C]`` to ``[B, H, C]``.
         X_val: windows ``[N, L, C]``, each one step after the one before.
         y_val: their targets ``[N, H, C]``: what is drawn as actual without ``full_series``; None if that is given.
-        full_series: the whole series ``[rows, C]`` in the units of the windows; drawn are the rows of the
-            forecast and as many before and after.
+        full_series: the series ``[rows, C]`` in the units of the windows; its rows near the forecast are drawn.
         offset: row of ``full_series`` (or number on the axis) at which the first window begins; its forecast starts
             ``L`` rows later. A warning says when the first window is not found there.
         figsize: inches; the height grows where the channels need more.
@@ -132,6 +138,7 @@ def plot_prediction(
         names: of the C channels.
         batch_size: windows in one call of the model.
         save_path: file to write; None writes nothing.
+        x_future: covariates of the windows, ``[N, H, F]``, for a model that takes them.
 
     Returns:
         The ``matplotlib.figure.Figure``.
@@ -144,7 +151,7 @@ def plot_prediction(
     if device is not None:
         model.to(device)
     check_int("offset", offset, low=0)
-    forecast = batched_forecast(model, X_val, batch_size=batch_size)
+    forecast = batched_forecast(model, X_val, batch_size=batch_size, x_future=x_future)
     first = offset + X_val.shape[1]
     actual, begins = _actual(X_val, y_val, full_series, forecast, offset)
     # A long series would shrink the forecast to a dot: as much context as forecast, and no less than a window.
@@ -167,11 +174,12 @@ def plot_prediction(
 
 
 @torch.no_grad()
-def _forecasts(model: nn.Module, windows: Tensor, batch_size: int) -> Tensor:
-    device = next((p.device for p in model.parameters()), windows.device)
+def _forecasts(model: nn.Module, inputs: tuple[Tensor, ...], batch_size: int) -> Tensor:
+    device = next((p.device for p in model.parameters()), inputs[0].device)
+    batches = list(zip(*(part.split(batch_size) for part in inputs), strict=True))
     with eval_mode([model]):
-        parts = [model(batch.to(device)).float().cpu() for batch in windows.split(batch_size)]
-    for part, batch in zip(parts, windows.split(batch_size), strict=True):
+        parts = [model(*(item.to(device) for item in batch)).float().cpu() for batch in batches]
+    for part, (batch, *_) in zip(parts, batches, strict=True):
         if part.ndim != 3 or len(part) != len(batch):
             raise DataError(f"the model returned {tuple(part.shape)} for {len(batch)} windows; expected [B, H, C].")
     return torch.cat(parts)

@@ -30,8 +30,8 @@ class Forecast:
 
     Attributes:
         dates: ``[H]``, ``datetime64[us]`` (UTC where ``offset`` is set) or int64.
-        channels: names of the C channels.
-        values: float32 ``[H, C]``.
+        channels: names of the C_out channels that are forecast.
+        values: float32 ``[H, C_out]``.
         offset: how far ahead of UTC the last date of the series was written; None if it did not say.
     """
 
@@ -132,12 +132,16 @@ def check_channels(recipe: DataRecipe, names: Sequence[str], where: str) -> None
     raise DataError(f"{where} {problem}; the channels of the run are {list(recipe.channels)}.{hint}")
 
 
-def forecast_frame(run: SavedRun, frame: SeriesFrame, *, device: torch.device | str = "cpu") -> Forecast:
+def forecast_frame(
+    run: SavedRun, frame: SeriesFrame, *, future: SeriesFrame | None = None, device: torch.device | str = "cpu"
+) -> Forecast:
     """Forecast the H rows that follow a series, in its own units, from its last L rows.
 
     Args:
         run: a run with a model and its recipe.
         frame: at least L rows with the channels of the run, in any order, at the step of the run.
+        future: the channels that are known ahead (``run.recipe.future``, further ones are left alone), for the H rows
+            that follow; None if the run has no such channel.
         device: where the model runs.
 
     Raises:
@@ -151,16 +155,42 @@ def forecast_frame(run: SavedRun, frame: SeriesFrame, *, device: torch.device | 
     dates = frame.dates_after(recipe.horizon, _step(recipe, frame))
     order = [frame.channels.index(name) for name in recipe.channels]
     scaled = recipe.scaler.transform(frame.values[-recipe.lookback :, order]).astype(np.float32)
+    known = _known(recipe, future, dates)
+    inputs = (scaled,) if known is None else (scaled, known)
     model = run.load_model(device)
     with torch.no_grad():
-        output = model(torch.from_numpy(scaled)[None].to(resolve_device(device)))[0].double().cpu().numpy()
-    wanted = (recipe.horizon, len(recipe.channels))
+        output = model(*(torch.from_numpy(part)[None].to(resolve_device(device)) for part in inputs))
+    output = output[0].double().cpu().numpy()
+    wanted = (recipe.horizon, len(recipe.outputs))
     if output.shape != wanted:
         raise DataError(f"run {str(run.path)!r}: the model gave {output.shape} (steps, channels), not {wanted}.")
     if not np.isfinite(output).all():
         raise DataError(f"run {str(run.path)!r}: the forecast of {frame.name} is not finite.")
     offset = None if frame.offsets is None else frame.offsets[-1]
-    return Forecast(dates, recipe.channels, recipe.scaler.inverse(output).astype(np.float32), offset)
+    values = recipe.scaler.select(recipe.outputs).inverse(output)
+    return Forecast(dates, recipe.outputs, values.astype(np.float32), offset)
+
+
+def _known(recipe: DataRecipe, future: SeriesFrame | None, dates: np.ndarray) -> np.ndarray | None:
+    """Return the scaled covariates of the horizon, ``[H, F]``; None for a run without any."""
+    if not recipe.future and future is None:
+        return None
+    if not recipe.future:
+        raise DataError(f"{future.name}: the run was trained without columns that are known ahead.")
+    if future is None:
+        raise DataError(
+            f"the run was trained with {list(recipe.future)} known ahead: give them for the {recipe.horizon} rows that "
+            "follow (--future FILE)."
+        )
+    known = future.select(recipe.future)
+    check_finite(known)
+    if len(known) < len(dates):
+        raise DataError(f"{future.name}: {len(known)} rows are too few: the run forecasts {len(dates)}.")
+    wrong = np.flatnonzero(known.dates[: len(dates)] != dates)
+    if len(wrong):
+        at = int(wrong[0])
+        raise DataError(f"{future.name}: row {at} is of {known.dates[at]}, but the forecast needs {dates[at]} there.")
+    return recipe.scaler.select(recipe.future).transform(known.values[: len(dates)]).astype(np.float32)
 
 
 def _step(recipe: DataRecipe, frame: SeriesFrame) -> DateStep | None:
