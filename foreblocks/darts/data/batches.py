@@ -10,6 +10,8 @@ from torch.utils.data import BatchSampler, DataLoader
 
 from .._core.errors import check_int
 
+EVAL_BATCH = 256  # windows in a forward pass without gradients: changes speed and memory only
+
 
 def iter_batches(
     count: int, batch_size: int, *, generator: torch.Generator | None = None, max_batches: int | None = None

@@ -16,6 +16,7 @@ from torch import nn
 
 from .._core.errors import DataError, InvalidArgument, check_int
 from .._core.types import WindowSource
+from ..data.batches import EVAL_BATCH
 from ._batches import check_forecast
 from .predict import iterate_forecasts
 
@@ -145,9 +146,8 @@ def fit_blend(
         cautious: as ``BlendStatistics.fit``.
     """
     statistics = BlendStatistics(list(predictions))
-    size = 256
-    for start in range(0, target.shape[0], size):
-        rows = slice(start, start + size)
+    for start in range(0, target.shape[0], EVAL_BATCH):
+        rows = slice(start, start + EVAL_BATCH)
         statistics.update([pred[rows] for pred in predictions.values()], target[rows])
     return statistics.fit(blocks=blocks, gap=gap, cautious=cautious)
 
@@ -156,7 +156,7 @@ def collect_blend(
     parts: Mapping[str, nn.Module],
     source: WindowSource,
     *,
-    batch_size: int = 256,
+    batch_size: int = EVAL_BATCH,
     device: torch.device | str = "cpu",
 ) -> BlendStatistics:
     """Return the blend statistics of models on a (validation) source, in one pass and without keeping forecasts."""
@@ -171,7 +171,7 @@ def fit_blend_on(
     val: WindowSource,
     *,
     device: torch.device | str = "cpu",
-    batch_size: int = 256,
+    batch_size: int = EVAL_BATCH,
     cautious: bool = True,
 ) -> BlendFit:
     """Fit the blend of models on every window of a validation source.

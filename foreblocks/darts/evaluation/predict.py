@@ -13,7 +13,7 @@ from .._core.device import resolve_device
 from .._core.errors import DataError, InvalidArgument, check_int
 from .._core.logging import get_logger
 from .._core.types import WindowSource
-from ..data.batches import iter_batches
+from ..data.batches import EVAL_BATCH, iter_batches
 from ..data.sources import read_batch
 from ._batches import check_forecast, eval_mode
 from .metrics import MetricAccumulator
@@ -25,7 +25,7 @@ def iterate_forecasts(
     models: Mapping[str, nn.Module],
     source: WindowSource,
     *,
-    batch_size: int = 256,
+    batch_size: int = EVAL_BATCH,
     device: torch.device | str = "cpu",
     role: str = "evaluation",
 ) -> Iterator[tuple[dict[str, torch.Tensor], torch.Tensor]]:
@@ -67,7 +67,7 @@ def predict_source(
     model: nn.Module,
     source: WindowSource,
     *,
-    batch_size: int = 256,
+    batch_size: int = EVAL_BATCH,
     device: torch.device | str = "cpu",
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return all forecasts and targets ``[n, H, C]`` of a source on the CPU; errors as ``iterate_forecasts``."""
@@ -83,7 +83,7 @@ def score_models(
     source: WindowSource,
     *,
     device: torch.device | str = "cpu",
-    batch_size: int = 256,
+    batch_size: int = EVAL_BATCH,
     role: str = "test",
     detail: bool = False,
 ) -> dict[str, dict[str, Any]]:

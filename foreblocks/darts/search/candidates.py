@@ -191,6 +191,24 @@ def build_candidate(
     return model.to(device)
 
 
+def searched_candidate(
+    config: CandidateConfig,
+    state: Mapping[str, Any],
+    *,
+    seed: int = 0,
+    relaxation: str | None = None,
+    device: torch.device | str = "cpu",
+) -> TimeSeriesDARTS:
+    """Rebuild a network in the middle or at the end of its search, at its best epoch, in eval mode.
+
+    ``state`` is the plain ``SearchState.to_dict()`` that a rung returns; the rest is as in ``build_candidate``.
+    """
+    model = build_candidate(config, seed=seed, relaxation=relaxation, device=device)
+    model.load_state_dict(state["best_state"] or state["model"])
+    model.set_temperature(state["temperature"])
+    return model.eval()
+
+
 def normalize_op_families(families: Mapping[str, Sequence[str]] | None, allowed: Sequence[str]) -> dict[str, list[str]]:
     """Return the families restricted to the allowed non-Identity ops; empty ones are dropped.
 

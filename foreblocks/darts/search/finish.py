@@ -14,6 +14,7 @@ from .._core.logging import get_logger
 from .._core.types import WindowSource
 from ..architecture.blend import BlendedForecaster
 from ..architecture.build import ForecastNetwork, build_network
+from ..data.batches import EVAL_BATCH
 from ..evaluation.baselines import Baselines, build_baselines
 from ..evaluation.blend import BlendFit, fit_blend_on
 from ..evaluation.predict import score_models
@@ -97,7 +98,7 @@ def finish(
     device, batch = settings.limits.device, settings.limits.batch_size
     for contender in contenders.values():
         contender.to(device)
-    metrics = score_models(contenders, test, device=device, batch_size=max(256, batch), role="test")
+    metrics = score_models(contenders, test, device=device, batch_size=max(EVAL_BATCH, batch), role="test")
     return Finished(model, list(finalists), baselines, metrics, fit, time.perf_counter() - began)
 
 

@@ -9,7 +9,7 @@ from ..architecture.build import ForecastNetwork
 from ..architecture.derive import derive_network
 from ..architecture.network import TimeSeriesDARTS
 from ..training.collapse import collapse_report
-from .candidates import CandidateConfig, build_candidate
+from .candidates import CandidateConfig, build_candidate, searched_candidate
 from .combiner import screening_report
 from .finish import Finalist, Finished
 from .halving import Runner
@@ -134,10 +134,8 @@ def _finalist(finalist: Finalist, finished: Finished) -> dict[str, Any]:
 
 def _searched(runner: Runner, settings: SearchSettings) -> TimeSeriesDARTS:
     """Return the searched network of a runner at its best epoch."""
-    model = build_candidate(runner.candidate, seed=runner.seed, relaxation=settings.train.chosen_relaxation)
-    model.load_state_dict(runner.state["best_state"] or runner.state["model"])
-    model.set_temperature(runner.state["temperature"])
-    return model.eval()
+    relaxation = settings.train.chosen_relaxation
+    return searched_candidate(runner.candidate, runner.state, seed=runner.seed, relaxation=relaxation)
 
 
 def _trained(runner: Runner, searched: TimeSeriesDARTS, settings: SearchSettings) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from ..training.darts_loop import SearchData, derived_loss, search_epochs
 from ..training.final_trainer import train_final_model
 from ..training.loop import LoopLimits, cpu_state
 from ..training.select import DeriveSettings, select_architecture
-from .candidates import CandidateConfig, build_candidate
+from .candidates import CandidateConfig, build_candidate, searched_candidate
 from .op_scoring import start_alphas
 from .zero_cost import score_batch
 
@@ -109,11 +109,9 @@ class SelectTask:
 
 def select_candidate(task: SelectTask) -> dict[str, Any]:
     """Return ``{spec, derived_loss, weights, derivation}``: what was chosen, the weights it inherits, and the race."""
-    model = build_candidate(
-        task.candidate, seed=task.seed, relaxation=task.config.chosen_relaxation, device=task.limits.device
+    model = searched_candidate(
+        task.candidate, task.state, seed=task.seed, relaxation=task.config.chosen_relaxation, device=task.limits.device
     )
-    model.load_state_dict(task.state["best_state"] or task.state["model"])
-    model.set_temperature(task.state["temperature"])
     limits = task.limits.with_batch(task.candidate.search_batch(task.limits.batch_size))
     data = SearchData.split(task.train, task.val, task.config, batch_size=limits.batch_size)
     selection = select_architecture(model, data, task.config, limits, task.settings)

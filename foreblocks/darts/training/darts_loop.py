@@ -18,6 +18,7 @@ from .._core.types import WindowSource
 from ..architecture.derive import derived_path, searched_mixture
 from ..architecture.network import TimeSeriesDARTS
 from ..config import DARTSTrainConfig
+from ..data.batches import EVAL_BATCH
 from ..data.sources import iter_batches, read_batch
 from ..evaluation._alpha_plot import SNAPSHOT_EVERY
 from ..evaluation.losses import get_loss_function
@@ -222,7 +223,9 @@ def block_loss(model: TimeSeriesDARTS, val: WindowSource, limits: LoopLimits, lo
     loss_fn = get_loss_function(loss_type)
     rows = torch.cat(validation_batches(val, limits))
     blocks = [block for block in rows.tensor_split(VALIDATION_BLOCKS) if len(block)]
-    losses = [mean_loss(model, val, block.split(256), loss_fn, limits=limits, role="validation") for block in blocks]
+    losses = [
+        mean_loss(model, val, block.split(EVAL_BATCH), loss_fn, limits=limits, role="validation") for block in blocks
+    ]
     return check_finite_loss(sum(losses) / len(losses), "the validation of a searched network")
 
 

@@ -15,7 +15,7 @@ from .._core.logging import get_logger
 from .._core.seeding import generator, seeded
 from .._core.types import WindowSource
 from ..architecture.sequence import moe_balance_loss
-from ..config import FinalTrainConfig
+from ..config import DARTSTrainConfig, FinalTrainConfig
 from ..data.sources import iter_batches, read_batch
 from ..evaluation.losses import get_loss_function
 from .average import WeightAverage
@@ -24,7 +24,7 @@ from .loop import LoopLimits, LossFunction, autocast, check_finite_loss, cpu_sta
 from .schedules import cosine, one_cycle, set_rate
 
 logger = get_logger(__name__)
-MOE_BALANCE = 5e-3
+MOE_BALANCE = DARTSTrainConfig.moe_balance_weight  # the default of the search
 
 
 @dataclass

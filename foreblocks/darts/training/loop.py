@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .._core.errors import DivergedError
 from .._core.logging import get_logger, log_once
 from .._core.types import WindowSource
+from ..data.batches import EVAL_BATCH
 from ..data.sources import iter_batches, read_batch
 
 logger = get_logger(__name__)
@@ -101,7 +102,7 @@ def validation_batches(source: WindowSource, limits: LoopLimits) -> list[Tensor]
         # Random and not evenly spaced: an even stride aliases with the day.
         draw = torch.Generator().manual_seed(limits.seed)
         chosen = torch.randperm(len(source), generator=draw)[:wanted].sort().values
-    return [chosen[part] for part in iter_batches(len(chosen), max(256, limits.batch_size))]
+    return [chosen[part] for part in iter_batches(len(chosen), max(EVAL_BATCH, limits.batch_size))]
 
 
 def check_finite_loss(loss: Tensor | float, where: str) -> float:

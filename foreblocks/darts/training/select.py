@@ -33,6 +33,7 @@ from ..architecture.network import TimeSeriesDARTS
 from ..architecture.sequence import moe_balance_loss
 from ..architecture.spec import ArchSpec
 from ..config import DARTSTrainConfig
+from ..data.batches import EVAL_BATCH
 from ..data.sources import read_batch
 from ..evaluation.losses import get_loss_function
 from .bilevel import check_searched
@@ -210,7 +211,7 @@ def select_architecture(
     rows = data.arch_rows[torch.randperm(len(data.arch_rows), generator=draw)[: settings.windows]]
 
     def alpha_loss(network: TimeSeriesDARTS) -> float:
-        return mean_loss(network, data.arch, rows.split(256), loss_fn, limits=limits, role=data.arch_role)
+        return mean_loss(network, data.arch, rows.split(EVAL_BATCH), loss_fn, limits=limits, role=data.arch_role)
 
     rules: dict[str, Rule] = {"argmax": AlphaRule(model, diversity=settings.diversity)}
     if settings.method == "perturb":

@@ -122,24 +122,12 @@ def _from_path(path: Path) -> SearchRecords:
         )
     result = _read_json(folder / "result.json") if (folder / "result.json").is_file() else {}
     candidates = _read_json(folder / "candidates.json")
-    content = {"rungs": _stored_rungs(folder, candidates), **result, "candidates": candidates}
+    # The histories of the candidates know the unfinished rung as well, which the rounds of rungs.json leave out.
+    rungs = _rungs_of({"candidate": r, "phase3_round_history": r.pop("rungs", [])} for r in candidates)
+    content = {"rungs": rungs, **result, "candidates": candidates}
     if (folder / "failures.json").is_file():
         content.setdefault("failed_candidates", _read_json(folder / "failures.json"))
     return from_result(content, f"the run folder {folder}")
-
-
-def _stored_rungs(folder: Path, candidates: Iterable[Record]) -> list[dict[str, Any]]:
-    """Return the rungs of ``rungs.json``, the unfinished one as well: the histories know more than the rounds."""
-    path = folder / "rungs.json"
-    if not path.is_file():
-        return []
-    histories = _read_json(path).get("candidates") or {}
-    known = {str(record["candidate_id"]): record for record in candidates}
-    return _rungs_of(
-        {"candidate": known[identity], "phase3_round_history": rows}
-        for identity, rows in histories.items()
-        if identity in known
-    )
 
 
 def _from_statistics(folder: Path) -> SearchRecords:
