@@ -4,23 +4,25 @@ Import as ``foreblocks.darts.kernels``; this folder is only where the files live
 """
 
 from .averages import moving_average
+from .causal import causal_conv1d, causal_conv1d_steps, causal_conv1d_update
 from .depthwise import depthwise_conv1d
 from .dispatch import KernelUnavailable
 from .mixture import mixed_sum
 from .norms import norm_act
 from .reference import (
-    causal_conv1d,
     conv1d,
     conv_transpose1d,
-    selective_scan,
     time_linear,
 )
+from .scan import selective_scan, selective_scan_steps, selective_state_update
 from .table import KernelReport, report
 
 __all__ = [
     "KernelReport",
     "KernelUnavailable",
     "causal_conv1d",
+    "causal_conv1d_steps",
+    "causal_conv1d_update",
     "conv1d",
     "conv_transpose1d",
     "depthwise_conv1d",
@@ -29,5 +31,7 @@ __all__ = [
     "norm_act",
     "report",
     "selective_scan",
+    "selective_scan_steps",
+    "selective_state_update",
     "time_linear",
 ]

@@ -2,7 +2,7 @@
 
 An operation has an ordered list of implementations and, beneath them, its reference in plain PyTorch. The first one
 without a reason against it is chosen once for each (device, dtype, needs-grad) and remembered. The environment variable
-``FOREBLOCKS_DARTS_KERNELS`` (``auto``, ``reference``, ``native``, ``triton``; read at the first use) forces one; where
+``FOREBLOCKS_DARTS_KERNELS`` (``auto``, ``reference``, ``native``, ``triton``; read at import) forces one; where
 that one cannot run, the call raises instead of falling back.
 
 Whatever looks into the graph gets the reference, always: functorch transforms, ``torch.export`` and ONNX export, and
@@ -26,6 +26,7 @@ from .._core.errors import DartsError, check_choice
 from .._core.logging import get_logger, log_once
 
 VARIABLE = "FOREBLOCKS_DARTS_KERNELS"
+COMPILED_DTYPES = (torch.float32, torch.float64)
 CHOICES = ("auto", "reference", "native", "triton")
 _logger = get_logger("foreblocks.darts.kernels")
 
@@ -95,6 +96,8 @@ class Operation:
         self.implementations = (*implementations, self.reference)
         self.compiled = compiled
         self._chosen: dict[tuple[str, torch.dtype, bool], Callable[..., Any]] = {}
+        self._compiled: dict[tuple[str, torch.dtype], Callable[..., Any]] = {}
+        self.reset()
         OPERATIONS[name] = self
 
     def pick(self, *tensors: Tensor) -> Callable[..., Any]:
@@ -102,7 +105,7 @@ class Operation:
         if observed():
             return self.reference.run
         if torch.compiler.is_compiling():
-            return self._for_compile(tensors)
+            return self._compiled.get((tensors[0].device.type, tensors[0].dtype), self.reference.run)
         x = tensors[0]
         needs_grad = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
         key = (x.device.type, x.dtype, needs_grad)
@@ -115,11 +118,19 @@ class Operation:
         """Return, for every implementation in order, the reason against it or None."""
         return {each.name: each.supports(*tensors) for each in self.implementations}
 
-    def _for_compile(self, tensors: tuple[Tensor, ...]) -> Callable[..., Any]:
-        for each in self.implementations:
-            if each.name == self.compiled and each.supports(*tensors) is None:
-                return each.run
-        return self.reference.run
+    def reset(self) -> None:
+        """Forget every choice."""
+        self._chosen.clear()
+        self._compiled.clear()
+        if self.compiled == "reference" or forced() == "reference":
+            return
+        # Filled beforehand, since the compiler cannot trace the loading of an extension.
+        for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
+            for dtype in COMPILED_DTYPES:
+                probe = torch.empty(0, device=device, dtype=dtype)
+                for each in self.implementations:
+                    if each.name == self.compiled and each.supports(probe) is None:
+                        self._compiled[device, dtype] = each.run
 
     def _choose(self, key: tuple[str, torch.dtype, bool], tensors: tuple[Tensor, ...]) -> Callable[..., Any]:
         wish, reasons = forced(), self.reasons(*tensors)
@@ -143,4 +154,4 @@ def reset() -> None:
     """Forget every choice and read the environment again at the next call. Meant for tests."""
     forced.cache_clear()
     for operation in OPERATIONS.values():
-        operation._chosen.clear()
+        operation.reset()

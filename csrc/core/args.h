@@ -51,4 +51,31 @@ struct AverageArgs {
   T* out;
 };
 
+// Steps between two states that the forward scan keeps.
+constexpr int64_t kScanChunk = 32;
+
+// The selective scan, see scan.h. Strides are from one row (of `dim` or `states` values) to the next.
+template <class T>
+struct ScanArgs {
+  const T *u, *delta, *z;  // [batch, steps, dim]
+  const T* a;              // [states, dim]
+  const T *b, *c;          // [batch, steps, groups, states]
+  const T *skip, *delta_bias;
+  int64_t u_stride, delta_stride, z_stride, b_stride, c_stride;
+  int64_t steps, dim, states, groups;
+  bool softplus;
+  T* out;
+  T* last;    // [batch, states, dim]
+  T* chunks;  // [batch, chunks, states, dim], or null when no gradient is needed
+  // Backward only.
+  const T* grad;
+  T *grad_u, *grad_delta, *grad_z, *grad_b, *grad_c;
+
+  __attribute__((always_inline)) int64_t chunk_count() const { return (steps + kScanChunk - 1) / kScanChunk; }
+  __attribute__((always_inline)) int64_t chunk_steps(int64_t chunk) const {
+    const int64_t left = steps - chunk * kScanChunk;
+    return left < kScanChunk ? left : kScanChunk;
+  }
+};
+
 }  // namespace foreblocks

@@ -9,6 +9,7 @@
 #include "norm.h"
 #include "depthwise.h"
 #include "average.h"
+#include "scan.h"
 // clang-format on
 
 template <class T>
@@ -24,6 +25,8 @@ static constexpr Kernels<T> kernels() {
   k.depthwise_backward = depthwise_backward<T>;
   k.average_forward = average_forward<T>;
   k.average_backward = average_backward<T>;
+  k.scan_forward = scan_forward<T>;
+  k.scan_backward = scan_backward<T>;
   return k;
 }
 

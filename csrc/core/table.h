@@ -36,6 +36,10 @@ struct Kernels {
   // Samples [begin, end); scratch holds `width` vectors.
   void (*average_forward)(const AverageArgs<T>& a, T* scratch, int64_t begin, int64_t end);
   void (*average_backward)(const AverageArgs<T>& a, T* scratch, int64_t begin, int64_t end);
+  // Samples [begin, end). Forward: scratch holds `states` vectors. Backward: scan_vectors() of them, and it adds to
+  // sums [states + 2, dim], the gradients of a, skip and delta_bias.
+  void (*scan_forward)(const ScanArgs<T>& a, T* scratch, int64_t begin, int64_t end);
+  void (*scan_backward)(const ScanArgs<T>& a, T* sums, T* scratch, int64_t begin, int64_t end);
 };
 
 struct Table {

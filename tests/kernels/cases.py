@@ -150,4 +150,86 @@ def average_cases() -> list[Case]:
     ]
 
 
-CASES = [*norm_cases(), *depthwise_cases(), *average_cases()]
+def naive_scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, z: Tensor, bias: Tensor) -> Tensor:
+    """``[B, L, D]`` with softplus; B and C ``[B, L, G, N]``."""
+    batch, steps, dim = u.shape
+    group = dim // b.shape[2]
+    delta = torch.log1p(torch.exp(delta + bias))
+    rows = []
+    h = torch.zeros(batch, dim, a.shape[1], dtype=u.dtype)
+    for t in range(steps):
+        by_b = torch.stack([b[:, t, i // group] for i in range(dim)], dim=1)
+        by_c = torch.stack([c[:, t, i // group] for i in range(dim)], dim=1)
+        step = delta[:, t].unsqueeze(-1)
+        h = torch.exp(step * a) * h + step * by_b * u[:, t].unsqueeze(-1)
+        rows.append(((h * by_c).sum(dim=-1) + d * u[:, t]) * silu(z[:, t]))
+    return torch.stack(rows, dim=1)
+
+
+def scan_cases() -> list[Case]:
+    def shapes(batch: int, steps: int, dim: int, states: int, groups: int) -> list[tuple[int, ...]]:
+        inner, side = (batch, steps, dim), (batch, steps, groups, states)
+        return [inner, inner, (dim, states), side, side, (dim,), inner, (dim,)]
+
+    sizes = [
+        (2, 3, 2, 2, 1),
+        (2, 1, 15, 7, 1),
+        (2, 35, 17, 8, 1),
+        (2, 33, 32, 16, 1),
+        (1, 64, 1, 1, 1),
+        (2, 40, 34, 3, 2),
+    ]
+    full = Case(
+        "scan-full",
+        lambda u, dt, a, b, c, d, z, bias: kernels.selective_scan_steps(
+            u, dt, -a, b, c, d, z, bias, delta_softplus=True
+        ),
+        lambda u, dt, a, *rest: naive_scan(u, dt, -a, *rest),
+        [shapes(*size) for size in sizes],
+        positive=(2,),
+        samples=(0, 1, 3, 4, 6),
+    )
+    zeros, silent = torch.zeros, 1.2784645427610738  # silu is 1 there
+
+    def bare(u: Tensor, dt: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+        z = torch.full_like(u, silent)
+        raw = torch.log(torch.expm1(dt))
+        none = zeros(u.shape[2], dtype=u.dtype)
+        return naive_scan(u, raw, -a, b.unsqueeze(2), c.unsqueeze(2), none, z, none)
+
+    plain = Case(
+        "scan-plain",
+        lambda u, dt, a, b, c: kernels.selective_scan(
+            u.transpose(1, 2), dt.transpose(1, 2), -a, b.transpose(1, 2), c.transpose(1, 2)
+        ).transpose(1, 2),
+        bare,
+        [[s[0], s[1], s[2], s[3][:2] + s[3][3:], s[4][:2] + s[4][3:]] for s in (shapes(*size) for size in sizes[:5])],
+        positive=(1, 2),
+        samples=(0, 1, 3, 4),
+        scales={1: 0.3},
+    )
+    return [full, plain]
+
+
+def conv_cases() -> list[Case]:
+    sizes = [(2, 4, 3), (2, 1, 5), (3, 9, 17), (2, 33, 15)]
+
+    def naive(x: Tensor, w: Tensor, b: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
+        whole = torch.cat([s, x], dim=1)
+        width = w.shape[1]
+        out = torch.stack([(whole[:, t : t + width] * w.T).sum(dim=1) + b for t in range(x.shape[1])], dim=1)
+        return silu(out), whole[:, whole.shape[1] - width + 1 :]
+
+    return [
+        Case(
+            f"causal_conv-{width}",
+            lambda x, w, b, s: kernels.causal_conv1d_steps(x, w, b, s, True, "silu"),
+            naive,
+            [[(n, t, d), (d, width), (d,), (n, width - 1, d)] for n, t, d in sizes],
+            samples=(0, 3),
+        )
+        for width in (2, 4, 5)
+    ]
+
+
+CASES = [*norm_cases(), *depthwise_cases(), *average_cases(), *scan_cases(), *conv_cases()]

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .cases import CASES, Case
-from .tools import close, gradients, noise
+from .tools import close, gradients, needs_native, noise
 
 pytestmark = [pytest.mark.kernels, pytest.mark.parametrize("case", CASES, ids=str)]
 
@@ -112,6 +112,7 @@ def test_what_is_not_finite_passes_through(case: Case, value: float):
     assert torch.equal(got.isfinite(), expected.isfinite())
 
 
+@needs_native
 def test_same_bits_for_any_number_of_threads(case: Case, threads):
     made = case.tensors(3)
     tensors = [

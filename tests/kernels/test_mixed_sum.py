@@ -10,7 +10,7 @@ from torch import Tensor
 
 from foreblocks.darts import kernels
 from foreblocks.darts._core.errors import InvalidArgument
-from foreblocks.darts.kernels import mixture
+from foreblocks.darts.kernels import dispatch, mixture
 
 from .tools import close, gradients, needs_native, noise
 
@@ -42,6 +42,7 @@ def test_value_and_gradients(count: int, shape: tuple[int, ...], normalize: bool
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.skipif(dispatch.forced() == "native", reason="there is no compiled form")
 def test_half_precision(dtype: torch.dtype):
     xs, weights = example(5, (2, 7, 17))
     low = kernels.mixed_sum([x.to(dtype) for x in xs], weights.to(dtype))
@@ -124,6 +125,7 @@ def test_operators_keep_the_rules_of_torch_library():
     torch.library.opcheck(mixture._BACKWARD, (noise(2, 5), xs, weights, True, [0, 2]))
 
 
+@needs_native
 def test_same_bits_for_any_number_of_threads(threads):
     xs, weights = example(5, (16, 96, 64))
     results = []

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from foreblocks.darts import kernels
-from foreblocks.darts.kernels import averages, depthwise, mixture, norms
+from foreblocks.darts.kernels import averages, depthwise, mixture, norms, scan
 from foreblocks.darts.kernels._library import LIBRARY
 
 from .tools import close, gradients, needs_native, noise
@@ -28,7 +28,11 @@ def calls() -> list[tuple[Any, tuple[Any, ...]]]:
     residual, gate, mask, stats = leaf(2, 5, 6, seed=5), leaf(2, 5, 6, seed=6), noise(2, 1, 6), noise(10, 2).abs()
     parts = [leaf(2, 5, seed=k) for k in range(3)]
     norm = (x, row, b, residual, gate, mask, False, 1e-6, 2, 3)
+    inner, side = leaf(2, 5, 6, seed=8), leaf(2, 5, 1, 4, seed=9)
+    series = (x, inner, leaf(6, 4), side, leaf(2, 5, 1, 4, seed=11), b, gate, row, True)
     return [
+        (scan._FORWARD, (*series, True)),
+        (scan._BACKWARD, (leaf(2, 5, 6, seed=7), leaf(2, 1, 4, 6, seed=12), *series)),
         (mixture._FORWARD, (parts, leaf(3), True, True)),
         (mixture._BACKWARD, (leaf(2, 5), parts, leaf(3), True, [0, 2])),
         (norms._FORWARD, norm),
@@ -61,6 +65,10 @@ BLOCKS: dict[str, tuple[Callable[..., Tensor], list[Tensor]]] = {
         [leaf(2, 5, 6), leaf(6, seed=2), leaf(2, 5, 6, seed=3)],
     ),
     "depthwise": (lambda x, w: kernels.depthwise_conv1d(x, w, activation="silu"), [leaf(2, 5, 6), leaf(6, 3, seed=2)]),
+    "scan": (
+        lambda u, dt, a, b: kernels.selective_scan_steps(u, dt, -a.exp(), b, b, delta_softplus=True),
+        [leaf(2, 5, 6), leaf(2, 5, 6, seed=2), leaf(6, 4, seed=3), leaf(2, 5, 4, seed=4)],
+    ),
     "average": (lambda x: kernels.moving_average(x, 3), [leaf(2, 5, 6)]),
 }
 

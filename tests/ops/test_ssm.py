@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch.autograd import gradcheck, gradgradcheck
 
 from foreblocks.darts._core.errors import InvalidArgument
-from foreblocks.darts.kernels import selective_scan
+from foreblocks.darts.kernels import selective_scan_steps
 from foreblocks.darts.ops.ssm import SelectiveSSM
 
 
@@ -28,7 +28,7 @@ def test_scan_equals_a_loop_over_steps_channels_and_states() -> None:
     batch, steps, dim, state = 2, 7, 3, 4
     u, b, c = _draw(batch, steps, dim), _draw(batch, steps, state, seed=2), _draw(batch, steps, state, seed=3)
     delta, a, skip = F.softplus(_draw(batch, steps, dim, seed=4)), -_draw(dim, state, seed=5).exp(), _draw(dim, seed=6)
-    out = selective_scan(u, delta, a, b, c, skip)
+    out = selective_scan_steps(u, delta, a, b, c, skip)
     for n in range(batch):
         for d in range(dim):
             h = [0.0] * state

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .._core.errors import check_int
-from ..kernels import causal_conv1d, selective_scan
+from ..kernels import causal_conv1d_steps, selective_scan_steps
 from .blocks import FeatureDropout
 
 SHORTEST_STEP = 1e-3
@@ -62,8 +62,9 @@ class SelectiveSSM(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[N, T, D]`` to ``[N, T, D]``; step t sees steps up to t only."""
         u, gate = self.inward(x).chunk(2, dim=-1)  # [N, T, inner] each
-        u = F.silu(causal_conv1d(u, self.conv_weight, self.conv_bias))
+        u = causal_conv1d_steps(u, self.conv_weight, self.conv_bias, activation="silu")
         raw, b, c = self.select(u).split([self.rank, self.state, self.state], dim=-1)
-        delta = F.softplus(self.step(raw))
-        y = selective_scan(u, delta, -torch.exp(self.log_decay), b, c, self.skip)
-        return self.dropout(self.outward(y * F.silu(gate)))
+        delta = F.linear(raw, self.step.weight)
+        decay = -torch.exp(self.log_decay)
+        y = selective_scan_steps(u, delta, decay, b, c, self.skip, gate, self.step.bias, delta_softplus=True)
+        return self.dropout(self.outward(y))

@@ -1,0 +1,303 @@
+"""The selective state-space scan of Mamba (Gu and Dao, 2023), over a series and one step at a time."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .._core.errors import InvalidArgument
+from .._core.logging import get_logger, log_once
+from ._inputs import check_like, check_shape, native_supports
+from ._library import define, differentiable, second_order
+from .dispatch import Implementation, Operation
+
+CHUNK = 32  # steps between two states that the compiled forward keeps; kScanChunk in csrc/core/args.h
+_logger = get_logger("foreblocks.darts.kernels")
+
+
+def selective_scan(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    return_last_state: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Run the scan with time in the last dimension: the arguments of ``selective_scan_fn`` of mamba-ssm.
+
+    Args:
+        u: input ``[B, D, L]``.
+        delta: step sizes ``[B, D, L]``.
+        A: real state matrix ``[D, N]``, negative.
+        B: ``[D, N]``, ``[B, N, L]`` or ``[B, G, N, L]`` with G a divisor of D.
+        C: one of the same.
+        D: skip ``[D]`` or None.
+        z: gate ``[B, D, L]`` before its SiLU, or None.
+        delta_bias: added to ``delta``, ``[D]``, or None.
+        delta_softplus: apply softplus to the sum.
+        return_last_state: also return the state after the last step, ``[B, D, N]``, without gradient.
+
+    Returns:
+        ``[B, D, L]``, of the dtype of ``u``; a view with time outermost in memory. ``selective_scan_steps`` is the same
+        on ``[B, L, D]`` and transposes nothing.
+
+    Raises:
+        InvalidArgument: shapes or dtypes do not agree, or A is complex.
+    """
+    check_shape("u", u, (None, None, None), "[B, D, L]")
+    check_shape("delta", delta, tuple(u.shape), "like u")
+    turned = [x if x is None or x.dim() == 2 else x.movedim(-1, 1) for x in (u, delta, B, C, z)]
+    out, last = _run(*turned[:2], A, *turned[2:4], D, turned[4], delta_bias, delta_softplus)
+    out = out.transpose(1, 2)
+    return (out, last) if return_last_state else out
+
+
+def selective_scan_steps(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
+    delta_softplus: bool = False,
+    return_last_state: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Run the scan with time in the second dimension, the layout of the ops.
+
+    ``h_t = exp(Δ_t A) h_{t-1} + Δ_t B_t u_t`` and ``y_t = (C_t · h_t + D u_t) · silu(z_t)``.
+
+    Args:
+        u: input ``[B, L, D]``.
+        delta: step sizes ``[B, L, D]``.
+        A: real state matrix ``[D, N]``, negative.
+        B: ``[D, N]``, ``[B, L, N]`` or ``[B, L, G, N]`` with G a divisor of D.
+        C: one of the same.
+        D: skip ``[D]`` or None.
+        z: gate ``[B, L, D]`` or None; a half of a ``chunk`` is taken without a copy.
+        delta_bias: ``[D]`` or None.
+        delta_softplus: apply softplus to ``delta + delta_bias``.
+        return_last_state: also return the state after the last step, ``[B, D, N]``, without gradient.
+
+    Raises:
+        InvalidArgument: shapes or dtypes do not agree, or A is complex.
+    """
+    out, last = _run(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
+    return (out, last) if return_last_state else out
+
+
+def selective_state_update(
+    state: Tensor,
+    x: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    dt_bias: Tensor | None = None,
+    dt_softplus: bool = False,
+) -> tuple[Tensor, Tensor]:
+    """Advance the scan by one step: ``(y [B, D], the new state [B, D, N])``; nothing is changed in place.
+
+    Args:
+        state: ``[B, D, N]``, zeros at the start.
+        x: input ``[B, D]``.
+        dt: step sizes ``[B, D]``.
+        A: ``[D, N]``.
+        B: ``[B, N]``.
+        C: ``[B, N]``.
+        D: ``[D]`` or None.
+        z: gate ``[B, D]`` or None.
+        dt_bias: ``[D]`` or None.
+        dt_softplus: apply softplus to ``dt + dt_bias``.
+    """
+    dt = dt if dt_bias is None else dt + dt_bias
+    dt = F.softplus(dt) if dt_softplus else dt
+    state = torch.exp(dt.unsqueeze(-1) * A) * state + (dt * x).unsqueeze(-1) * B.unsqueeze(1)
+    y = (state * C.unsqueeze(1)).sum(dim=-1)
+    y = y if D is None else y + D * x
+    return (y if z is None else y * F.silu(z)), state
+
+
+def _run(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    softplus: bool,
+) -> tuple[Tensor, Tensor]:
+    dtype = u.dtype
+    if A.is_complex():
+        raise InvalidArgument("A is complex; only real state matrices are supported.")
+    if dtype in (torch.bfloat16, torch.float16):
+        # As in mamba-ssm, half precision is for what is stored; a recurrence of hundreds of steps needs more.
+        u = u.float()
+    delta, A, B, C = (x.to(u.dtype) for x in (delta, A, B, C))
+    D, z, delta_bias = (x if x is None else x.to(u.dtype) for x in (D, z, delta_bias))
+    B, C = (x.unsqueeze(2) if x.dim() == 3 else x for x in (B, C))
+    _check(u, delta, A, B, C, D, z, delta_bias)
+    tensors = (u, delta, A, B, C, *(x for x in (D, z, delta_bias) if x is not None))
+    run = _SCAN.pick(*tensors)
+    if B.dim() == 2 or C.dim() == 2 or B.shape != C.shape:
+        log_once(_logger, logging.INFO, "selective_scan with a fixed B or C runs as plain PyTorch")
+        run = reference
+    out, last = run(u, delta, A, B, C, D, z, delta_bias, softplus)
+    return out.to(dtype), last
+
+
+def _check(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+) -> None:
+    check_shape("u", u, (None, None, None), "[B, L, D]")
+    batch, steps, dim = u.shape
+    if steps == 0:
+        raise InvalidArgument("u has no step: L must be at least 1.")
+    check_shape("delta", delta, (batch, steps, dim), "like u")
+    check_shape("A", A, (dim, None), "[D, N]")
+    states = A.shape[1]
+    for name, x in (("B", B), ("C", C)):
+        if x.dim() == 2:
+            check_shape(name, x, (dim, states), "[D, N]")
+            continue
+        check_shape(name, x, (batch, steps, None, states), "[B, L, N] or [B, L, G, N]")
+        if x.shape[2] == 0 or dim % x.shape[2]:
+            raise InvalidArgument(f"{name} has {x.shape[2]} groups, which do not divide the {dim} channels of u.")
+    for name, x in (("D", D), ("delta_bias", delta_bias)):
+        if x is not None:
+            check_shape(name, x, (dim,), "[D]")
+    if z is not None:
+        check_shape("z", z, (batch, steps, dim), "like u")
+    for name, x in (("delta", delta), ("A", A), ("B", B), ("C", C)):
+        check_like(name, x, u)
+
+
+def reference(
+    u: Tensor,
+    delta: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None,
+    z: Tensor | None,
+    delta_bias: Tensor | None,
+    softplus: bool,
+) -> tuple[Tensor, Tensor]:
+    """Plain PyTorch form on ``[B, L, D]``: output and last state.
+
+    ``unbind`` and not indexing per step: the backward of an index writes a full zero tensor each time, which makes it
+    quadratic in L.
+    """
+    dim = u.shape[-1]
+    delta = delta if delta_bias is None else delta + delta_bias
+    delta = F.softplus(delta) if softplus else delta
+    decay = torch.exp(delta.unsqueeze(-1) * A)  # [B, L, D, N]
+    drive = (delta * u).unsqueeze(-1) * _by_channel(B, dim)
+    states = []
+    h = torch.zeros_like(drive[:, 0])
+    for decay_t, drive_t in zip(decay.unbind(1), drive.unbind(1), strict=True):
+        h = torch.addcmul(drive_t, decay_t, h)
+        states.append(h)
+    by_channel = _by_channel(C, dim)
+    if by_channel.dim() == 4 and by_channel.shape[2] == 1:
+        y = torch.stack(states, dim=1).matmul(C.transpose(2, 3)).squeeze(-1)
+    else:
+        y = (torch.stack(states, dim=1) * by_channel).sum(dim=-1)
+    y = y if D is None else torch.addcmul(y, u, D)
+    return (y if z is None else y * F.silu(z)), h.detach()
+
+
+def _by_channel(x: Tensor, dim: int) -> Tensor:
+    """Return B or C so that it broadcasts against ``[B, L, D, N]``."""
+    if x.dim() == 2 or x.shape[2] == 1:
+        return x
+    return x.repeat_interleave(dim // x.shape[2], dim=2)
+
+
+def _fake(u: Tensor, delta: Tensor, A: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    batch, steps, dim = u.shape
+    chunks = (batch, (steps + CHUNK - 1) // CHUNK, A.shape[1], dim)
+    return u.new_empty(u.shape), u.new_empty(batch, dim, A.shape[1]), u.new_empty(chunks if rest[-1] else 0)
+
+
+def _fake_backward(grad: Tensor, chunks: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
+    return tuple(grad.new_empty(0 if x is None else x.shape) for x in inputs[:-1])
+
+
+_OPTIONS = "Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, bool softplus"
+_FORWARD = define(f"selective_scan(Tensor u, Tensor delta, {_OPTIONS}, bool keep) -> (Tensor, Tensor, Tensor)", _fake)
+_BACKWARD = define(
+    f"selective_scan_backward(Tensor grad, Tensor chunks, Tensor u, Tensor delta, {_OPTIONS}) "
+    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+    _fake_backward,
+)
+
+
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
+    *tensors, ctx.softplus, _ = inputs
+    ctx.save_for_backward(output[2], *tensors)
+    ctx.mark_non_differentiable(output[1], output[2])
+    ctx.set_materialize_grads(False)
+
+
+def _backward(ctx: Any, grad: Tensor | None, _last: Any, _chunks: Any) -> tuple[Tensor | None, ...]:
+    if grad is None:
+        return (None,) * 10
+    chunks, *tensors = ctx.saved_tensors
+    grads = _BACKWARD(grad, chunks, *tensors, ctx.softplus)
+    return *(g if x is not None else None for g, x in zip(grads, tensors, strict=True)), None, None
+
+
+def _setup_second(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    grad, _, *tensors, ctx.softplus = inputs
+    ctx.save_for_backward(grad, *tensors)
+    ctx.set_materialize_grads(False)
+
+
+def _backward_second(ctx: Any, *towards: Tensor | None) -> tuple[Tensor | None, ...]:
+    grad, *tensors = ctx.saved_tensors
+    directions = [None if x is None else value for x, value in zip(tensors, towards, strict=True)]
+
+    def function(*inputs: Tensor | None) -> Tensor:
+        return reference(*inputs, ctx.softplus)[0]
+
+    (by_grad,), by_input = second_order(function, tensors, [grad], directions)
+    return by_grad, None, *by_input, None
+
+
+differentiable(_FORWARD, _setup, _backward)
+differentiable(_BACKWARD, _setup_second, _backward_second)
+
+
+def _native(*arguments: Any) -> tuple[Tensor, Tensor]:
+    keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in arguments[:-1])
+    return _FORWARD(*arguments, keep)[:2]
+
+
+# Under torch.compile the reference would be unrolled over the steps: minutes of compiling.
+_SCAN = Operation(
+    "selective_scan",
+    reference,
+    (Implementation("native", _native, native_supports("selective_scan")),),
+    compiled="native",
+)
