@@ -92,7 +92,7 @@ def test_bad_arguments_of_the_others_are_named():
     x = noise(2, 5, 6)
     with pytest.raises(InvalidArgument, match=r"initial_states has shape \(2, 2, 6\)"):
         kernels.causal_conv1d_steps(x, noise(6, 4), None, noise(2, 2, 6))
-    with pytest.raises(InvalidArgument, match="weight is torch.float64"):
+    with pytest.raises(InvalidArgument, match=r"weight is torch\.float64"):
         kernels.depthwise_conv1d(x, noise(6, 4).double())
     with pytest.raises(InvalidArgument, match=r"dilation=0"):
         kernels.depthwise_conv1d(x, noise(6, 4), dilation=0)
