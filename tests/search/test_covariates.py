@@ -13,7 +13,10 @@ from foreblocks.darts import DARTSTrainer
 from foreblocks.darts._core.errors import DataError, InvalidArgument
 from foreblocks.darts.architecture.build import ForecastNetwork
 from foreblocks.darts.architecture.network import TimeSeriesDARTS
+from foreblocks.darts.data.sources import as_source
 from foreblocks.darts.evaluation.baselines import build_baselines
+from foreblocks.darts.evaluation.metrics import compute_final_metrics
+from foreblocks.darts.evaluation.predict import score_models
 from foreblocks.darts.training.checkpoint import load_folder, network_of
 
 L, H, C, F = 12, 4, 2, 3
@@ -164,3 +167,52 @@ def test_targets_that_do_not_fit_are_named() -> None:
     for bad in ([3], [0, 0], [], "x"):
         with pytest.raises(InvalidArgument, match="target_channels"):
             trainer(input_dim=3, target_channels=bad)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"hessian_penalty_weight": 1.0, "hessian_fd_eps": 0.0},
+        {"hessian_penalty_weight": 1.0},
+        {"use_bilevel_optimization": False, "alpha_init": "zero_cost"},
+        {"perturbation": "adversarial", "perturbation_steps": 1, "relaxation": "gdas", "use_swa": True},
+    ],
+)
+def test_every_kind_of_search_step_takes_the_covariates(settings: dict[str, Any]) -> None:
+    train, val, _ = loaders(counts=(128, 64, 1))
+    own = trainer(future_dim=F)
+    model = own.build_candidate(own.make_candidate())
+    before = model.skeleton.future.known.weight.detach().clone()
+    result = own.train_darts_model(model, train, val, epochs=2, warmup_epochs=0, collapse_every=1, **settings)
+    assert result["alpha_steps"] > 0
+    assert result["collapse"]["looks"]
+    assert not torch.equal(model.skeleton.future.known.weight, before)
+    derived = own.derive_final_architecture(model, derive="perturb", train_loader=train, val_loader=val)
+    assert derived.spec.macro.future_dim == F
+
+
+def test_measurements_and_studies_take_the_covariates(tmp_path: Path) -> None:
+    train, val, _ = loaders(counts=(128, 64, 1))
+    own = trainer(future_dim=F)
+    model = own.build_candidate(own.make_candidate())
+    for fast in (True, False):
+        found = own.evaluate_zero_cost_metrics(
+            model, train, fast_mode=fast, extra_proxies=["zico", "grad_sign", "meco", "trainability"]
+        )
+        assert found["error_messages"] == found["extra_errors"] == {}
+    scores = own.score_operations(model, train, max_samples=8)
+    assert all(torch.tensor(list(ops.values())).isfinite().all() for ops in scores.values())
+    assert compute_final_metrics(model, val, "cpu") == pytest.approx(
+        score_models({"m": model}, as_source(val, role="val"))["m"]
+    )
+    study = own.ablation_weight_search(
+        train, val, num_candidates=2, n_random=1, top_k=1, save_plots=False, save_csv=False, output_dir=str(tmp_path)
+    )
+    pools = own.robust_initial_pool_over_op_pools(
+        val_loader=val, n_pools=2, pool_size_range=(2, 3), num_candidates=2, top_k=1
+    )
+    assert not any(record["errors"] for record in study["candidates"])
+    assert not any(pool["failed_candidates"] for pool in pools["pool_results"])
+    tops = [entry["candidate"] for pool in pools["pool_results"] for entry in pool["topk"]]
+    for record in (*study["candidates"], *tops):
+        assert record["macro"]["future_dim"] == F
