@@ -201,7 +201,7 @@ class DARTSTrainConfig(_PlainConfig):
     #: growth of the curvature of the alphas from which they go back and stop, if they turn to Identity; None: never
     collapse_growth: float | None = 1.3
     alpha_init: str = "noise"  #: where the alphas start, out of ``ALPHA_INITS``
-    collapse_every: int | None = None  #: alpha steps between two looks at it; None means about 24 looks, 0 none
+    collapse_every: int | None = None  #: alpha steps between two looks at it; None means 16 looks or fewer, 0 none
 
     def __post_init__(self) -> None:
         self._ints("epochs", "patience", "architecture_update_freq", "gradient_accumulation_steps", low=1)

@@ -175,6 +175,8 @@ def test_the_watch_can_be_told_to_record_only_or_to_look_away(monkeypatch: pytes
     _, planted, state = searched(monkeypatch, collapse_every=0)
     assert planted.seen == state.collapse.eigenvalues == []
     assert state.history["eigenvalues"] == [None, None]
+    _, _, state = searched(monkeypatch, collapse_every=None, collapse_growth=None)
+    assert state.collapse.alpha_steps == [5, 10, 15, 20, 25, 30]  # a short search is not slowed down by looks
     for wrong in ({"collapse_growth": 0.5}, {"collapse_every": -1}):
         with pytest.raises(InvalidArgument, match=next(iter(wrong))):
             DARTSTrainConfig(**wrong)

@@ -27,7 +27,8 @@ from .loop import LossFunction
 
 logger = get_logger(__name__)
 
-LOOKS = 24  # looks in a whole search, where their distance is not given
+LOOKS = 16  # looks in a whole search, where their distance is not given
+CLOSEST = 5  # fewest alpha steps between two of them: a look costs about two weight steps
 WINDOW = 5  # looks in a local average
 DELAY = 4  # looks between the two averages that are compared, and how far the alphas go back
 WINDOWS = 16  # alpha windows that the loss is computed on

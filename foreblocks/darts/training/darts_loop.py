@@ -23,7 +23,7 @@ from ..data.sources import iter_batches, read_batch
 from ..evaluation._alpha_plot import SNAPSHOT_EVERY
 from ..evaluation.losses import get_loss_function
 from .bilevel import BilevelStepper, SearchPlan, SearchState, check_searched, new_state
-from .collapse import LOOKS, WINDOWS, CollapseWatch, collapse_report, record_epoch
+from .collapse import CLOSEST, LOOKS, WINDOWS, CollapseWatch, collapse_report, record_epoch
 from .events import Callback, Event, emit
 from .loop import LoopLimits, check_finite_loss, cpu_state, mean_loss, validation_batches
 from .split import bilevel_split
@@ -115,7 +115,7 @@ def _watch(stepper: BilevelStepper, data: SearchData) -> CollapseWatch | None:
     limits, config = stepper.limits, stepper.config
     every = config.collapse_every
     if every is None:
-        every = max(1, stepper.plan.alpha_steps(config) // LOOKS)
+        every = max(CLOSEST, -(-stepper.plan.alpha_steps(config) // LOOKS))
     if not every or not list(stepper.state.model.arch_parameters()):
         return None
     order = torch.randperm(len(data.arch_rows), generator=generator("collapse", limits.seed))
