@@ -139,6 +139,10 @@ def test_loaders_of_other_targets_are_refused() -> None:
         DataError, match=r"val data: the windows forecast the channels \[1\], but target_channels=\[0\]"
     ):
         check_sources({"train": one, "val": other}, **SIZES, layout=Layout(None, None))
+    with pytest.raises(DataError, match=r"forecast the channels \[3, 0\], but target_channels=\[3\]"):
+        as_source(windows(), role="val", target_channels=[3])
+    free = windows(target_channels=None)
+    assert layout_of(as_source(free, role="val", target_channels=[3])) == Layout(F, (3,))
 
 
 @pytest.mark.parametrize(

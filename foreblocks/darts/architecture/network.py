@@ -53,7 +53,7 @@ _AUTO = {"attention": "sdp", "ffn": "swiglu"}
 
 
 class TimeSeriesDARTS(nn.Module):
-    """A forecasting network whose cells are searched, ``[B, L, C] -> [B, H, C]``.
+    """A forecasting network whose cells are searched, ``[B, L, C] -> [B, H, C_out]``.
 
     The keywords up to ``use_gdas`` are those of the documented API; the ones after it choose the parts around the
     cells. Keywords that no longer do anything are listed with their reason in ``_core.keywords``.

@@ -35,7 +35,7 @@ from .adapters import (
 )
 from .batches import iter_batches, loader_batch_size
 from .shapes import WindowShape, check_shape
-from .windows import WindowDataset, collate_windows
+from .windows import WindowDataset, collate_windows, split_channels
 
 __all__ = [
     "as_source",
@@ -107,7 +107,8 @@ def _forecasting(source: WindowSource, targets: Sequence[int], role: str) -> Win
         return source.expecting(None, tuple(targets))
     if not isinstance(source, WindowDataset):
         return AdaptedSource(SourceStore(source), role, tuple(targets))
-    if source.target_channels not in (None, tuple(targets)) and not source.future_channels:
+    unsaid, _ = split_channels(None, source.future_channels, source.channels)
+    if source.target_channels not in (unsaid, tuple(targets)):
         raise DataError(
             f"{role} data: the windows forecast the channels {list(source.target_channels)}, but "
             f"target_channels={list(targets)} was asked for."
