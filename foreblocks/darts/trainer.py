@@ -419,6 +419,7 @@ class DARTSTrainer:
         use_amp: bool = True,
         seed: int = 0,
         run_dir: str | Path | None = None,
+        resume: bool = False,
         keep_models: bool = False,
         cell_range: tuple[int, int] | None = None,
         node_range: tuple[int, int] | None = None,
@@ -460,7 +461,9 @@ class DARTSTrainer:
             discrete_arch_threshold: probability from which a choice counts as clear.
             use_amp: autocast on CUDA.
             seed: decides candidates, weights and batches.
-            run_dir: folder for the run; None writes nothing.
+            run_dir: folder for the run; None writes nothing. One that holds a search already is refused.
+            resume: go on with the search in ``run_dir``, from its last finished task or epoch to the result that it
+                would have had; begin it if there is none. Another search, one with other settings or data, is refused.
             keep_models: put live networks into the result.
             cell_range: least and most cells; None means (1, 2).
             node_range: least and most nodes; None means (3, 4).
@@ -514,6 +517,7 @@ class DARTSTrainer:
             final_max_train_batches=final_max_train_batches,
             keep_models=keep_models,
             run_dir=None if run_dir is None else Path(run_dir),
+            resume=resume,
             seasonal_period=seasonal_period,
             scaler=None if scaler is None else dict(scaler),
             callbacks=callbacks,

@@ -141,7 +141,10 @@ def test_a_finished_search_leaves_nothing_partial(tmp_path: Path) -> None:
     t.multi_fidelity_search(*windows(), **SMALL, run_dir=tmp_path)
     assert t.partial_search is None
     names = {path.name for path in tmp_path.iterdir()}
-    assert names == {"candidates.json", "rungs.json", "result.json", "events.jsonl", "model"}
+    assert names == {
+        "candidates.json", "rungs.json", "result.json", "events.jsonl", "model",
+        "search.sqlite", "search.lock", "states",
+    }  # fmt: skip
 
 
 def diverge(monkeypatch: pytest.MonkeyPatch, candidate: int) -> None:

@@ -9,10 +9,11 @@ from typing import Any
 from .._core.errors import SearchFailed
 from .._core.types import WindowSource
 from ..training.events import Event, emit
-from .executor import ProcessExecutor, SerialExecutor
+from .executor import Executor
 from .failures import has_failed, reasons
 from .halving import Runner
 from .settings import SearchSettings
+from .task_key import TaskKey
 from .tasks import SelectTask, select_candidate
 
 
@@ -21,7 +22,7 @@ def derive_survivors(
     train: WindowSource,
     val: WindowSource,
     settings: SearchSettings,
-    executor: SerialExecutor | ProcessExecutor,
+    executor: Executor,
     failures: dict[int, str],
 ) -> list[Runner]:
     """Choose an architecture for each survivor as ``settings.derive`` says; return them best first.
@@ -34,9 +35,12 @@ def derive_survivors(
     """
     config = replace(settings.train, epochs=settings.search.search_epochs)
     tasks = [
-        SelectTask(r.candidate, r.seed, train, val, config, settings.limits, r.state, settings.derive)
+        SelectTask(
+            r.candidate, r.seed, train, val, config, settings.limits, r.state, settings.derive,
+            TaskKey("derive", r.record["candidate_id"]),
+        )
         for r in survivors
-    ]
+    ]  # fmt: skip
     done: list[Runner] = []
 
     def record(position: int, result: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import Tensor, nn
@@ -19,11 +19,13 @@ from ..evaluation.baselines import Baselines, build_baselines
 from ..evaluation.blend import BlendFit, fit_blend_on
 from ..evaluation.predict import score_models
 from ..training.events import Event, emit
-from .executor import ProcessExecutor, SerialExecutor
+from .executor import Executor
 from .failures import has_failed, reasons
 from .halving import Runner
 from .run_folder import RunFolder
 from .settings import SearchSettings
+from .store import SearchStore, remembered
+from .task_key import TaskKey, border_file
 from .tasks import TrainTask, train_network
 
 logger = get_logger(__name__)
@@ -84,22 +86,29 @@ def finish(
     test: WindowSource,
     settings: SearchSettings,
     folder: RunFolder | None,
+    store: SearchStore | None,
 ) -> Finished:
     """Blend the finalists of ``retrain`` with the ridges on validation, and test everything once.
 
-    The model is saved before the test set is touched, so bad test data cost only the test figures.
+    The model is saved before the test set is touched, so bad test data cost only the test figures. What ``store`` has
+    of an earlier run is taken from there.
     """
-    model, baselines, fit = blend_with_ridge(finalists, train, val, settings)
+    model, baselines, fit = blend_with_ridge(finalists, train, val, settings, store)
     if folder is not None:
         folder.save_model(model, settings.scaler)
-    began = time.perf_counter()
     networks = {finalist.name: finalist.network for finalist in finalists}
     contenders: Mapping[str, nn.Module] = {**baselines.models, **networks, "blend": model}
     device, batch = settings.limits.device, settings.limits.batch_size
     for contender in contenders.values():
         contender.to(device)
-    metrics = score_models(contenders, test, device=device, batch_size=max(EVAL_BATCH, batch), role="test")
-    return Finished(model, list(finalists), baselines, metrics, fit, time.perf_counter() - began)
+
+    def score() -> dict[str, Any]:
+        began = time.perf_counter()
+        metrics = score_models(contenders, test, device=device, batch_size=max(EVAL_BATCH, batch), role="test")
+        return {"metrics": metrics, "seconds": time.perf_counter() - began}
+
+    tested = remembered(store, TaskKey("test"), _ids(finalists), score)
+    return Finished(model, list(finalists), baselines, tested["metrics"], fit, tested["seconds"])
 
 
 def retrain(
@@ -107,7 +116,7 @@ def retrain(
     train: WindowSource,
     val: WindowSource,
     settings: SearchSettings,
-    executor: SerialExecutor | ProcessExecutor,
+    executor: Executor,
     failures: dict[int, str],
     finalists: list[Finalist],
 ) -> None:
@@ -135,18 +144,19 @@ def _train_alike(
     train: WindowSource,
     val: WindowSource,
     settings: SearchSettings,
-    executor: SerialExecutor | ProcessExecutor,
+    executor: Executor,
     failures: dict[int, str],
     finalists: list[Finalist],
 ) -> None:
     config = replace(settings.final, epochs=settings.search.final_epochs)
     limits = replace(settings.limits, max_train_batches=settings.final_max_train_batches)
+    keys = [TaskKey("train", runner.record["candidate_id"]) for runner in survivors]
     tasks = [
         TrainTask(
             runner.spec.to_dict(), runner.seed, train, val, config, limits, _found_weights(runner, settings),
-            settings.final_threads,
+            settings.final_threads, key, border_file(settings, key),
         )
-        for runner in survivors
+        for runner, key in zip(survivors, keys, strict=True)
     ]  # fmt: skip
 
     def record(position: int, result: Any) -> None:
@@ -166,7 +176,11 @@ def _train_alike(
 
 
 def blend_with_ridge(
-    finalists: Sequence[Finalist], train: WindowSource, val: WindowSource, settings: SearchSettings
+    finalists: Sequence[Finalist],
+    train: WindowSource,
+    val: WindowSource,
+    settings: SearchSettings,
+    store: SearchStore | None,
 ) -> tuple[BlendedForecaster, Baselines, BlendFit]:
     """Fit the ridges on train, and the convex weights of ridges and networks on validation.
 
@@ -184,12 +198,22 @@ def blend_with_ridge(
     parts |= {finalist.name: finalist.network for finalist in finalists}
     for part in parts.values():
         part.to(settings.limits.device)
-    fit = fit_blend_on(parts, val, device=settings.limits.device)
+    found = remembered(
+        store,
+        TaskKey("blend"),
+        _ids(finalists),
+        lambda: asdict(fit_blend_on(parts, val, device=settings.limits.device)),
+    )
+    fit = BlendFit(**found)
     kept = ("ridge", finalists[0].name)  # what the report and ``network_of`` name stays, whatever its weight
     used = {name: part for name, part in parts.items() if fit.weights[name] > 0 or name in kept}
     model = BlendedForecaster(used)
     model.set_weights({name: fit.weights[name] for name in used})
     return model.to(settings.limits.device).eval(), baselines, fit
+
+
+def _ids(finalists: Sequence[Finalist]) -> list[int]:
+    return [finalist.runner.record["candidate_id"] for finalist in finalists]
 
 
 def _found_weights(runner: Runner, settings: SearchSettings) -> dict[str, Tensor] | None:

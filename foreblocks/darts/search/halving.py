@@ -11,11 +11,13 @@ from .._core.errors import SearchFailed
 from .._core.logging import get_logger
 from .._core.types import WindowSource
 from ..architecture.spec import ArchSpec
+from ..config import DARTSTrainConfig
 from ..training.events import Event, emit
 from .candidates import CandidateConfig
-from .executor import ProcessExecutor, SerialExecutor
+from .executor import Executor
 from .failures import has_failed, reasons
 from .settings import SearchSettings, rung_epochs
+from .task_key import TaskKey, border_file
 from .tasks import RungTask, train_rung
 
 logger = get_logger(__name__)
@@ -72,7 +74,7 @@ def run_halving(
     train: WindowSource,
     val: WindowSource,
     settings: SearchSettings,
-    executor: SerialExecutor | ProcessExecutor,
+    executor: Executor,
     failures: dict[int, str],
 ) -> None:
     """Train the runners rung by rung; after each, the best ceil(n / factor) by derived loss go on,
@@ -88,7 +90,7 @@ def run_halving(
     factor = max(2, settings.search.phase3_reduction_factor)
     live = list(halving.runners)
     for number, budget in enumerate(rungs):
-        tasks = [RungTask(r.candidate, r.seed, train, val, config, settings.limits, budget, r.state) for r in live]
+        tasks = [_task(r, number, budget, train, val, config, settings) for r in live]
         before = list(live)
 
         def record(
@@ -105,6 +107,22 @@ def run_halving(
         halving.rounds.append(_round(number, budget, live, min(kept, len(live))))
         live = live[:kept]
         halving.survivors = live
+
+
+def _task(
+    runner: Runner,
+    rung: int,
+    until: int,
+    train: WindowSource,
+    val: WindowSource,
+    config: DARTSTrainConfig,
+    settings: SearchSettings,
+) -> RungTask:
+    key = TaskKey("rung", runner.record["candidate_id"], rung)
+    return RungTask(
+        runner.candidate, runner.seed, train, val, config, settings.limits, until, runner.state, key,
+        border_file(settings, key),
+    )  # fmt: skip
 
 
 def _record(

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from .._core.errors import SearchFailed
@@ -14,16 +15,20 @@ from .._core.types import WindowSource
 from ..training.events import Event, emit
 from .candidates import CandidateConfig, make_candidates
 from .derivation import derive_survivors
-from .executor import ProcessExecutor, SerialExecutor, make_executor
+from .executor import Executor, make_executor
 from .failures import has_failed, reasons
 from .finish import finish, retrain
 from .halving import Halving, Runner, run_halving
+from .identity import search_identity
+from .nas_metrics import Config
 from .progress import Progress
 from .results import assemble
 from .run_folder import EventFile, RunFolder
 from .scoring import candidate_diversity_bonus, order_by_rank, rescore_candidates_poolwise
 from .settings import SearchSettings, candidate_seed
 from .statistics import SearchStatistics
+from .store import SearchStore, StoredExecutor, refuse_existing
+from .task_key import TaskKey
 from .tasks import ScoreTask, score_candidate
 from .trials import promote
 from .zero_cost import screening_windows
@@ -42,40 +47,64 @@ def run_multi_fidelity_search(
     """Run every phase and return the documented result (``DARTSTrainer.multi_fidelity_search``).
 
     The test source is not touched before the last step. ``progress`` is filled as the search goes, so that whoever
-    passed it still has the finished parts after an exception; the run folder has them too.
+    passed it still has the finished parts after an exception; the run folder has them too. With ``settings.resume`` it
+    goes on with what the folder has and gives, times apart, what it would have given without a break.
 
     Raises:
         SearchFailed: no candidate could be scored, or every promoted one failed.
-        DataError: a batch is not finite.
-        InvalidArgument: the run folder or ``stats_dir`` cannot be written (before any work).
+        DataError: a batch is not finite, or the database of the run folder is damaged.
+        InvalidArgument: the run folder or ``stats_dir`` cannot be written, or the folder holds a search that is not to
+            be resumed, is another one, or is running (before any work).
     """
     progress = Progress() if progress is None else progress
     statistics = SearchStatistics(settings.search) if settings.search.collect_stats else None
-    folder = None
-    if settings.run_dir is not None:
-        folder = RunFolder.open(settings.run_dir)
+    if settings.run_dir is None:
+        return _run(train, val, test, settings, progress, statistics, None, None)
+    folder = RunFolder.open(settings.run_dir)
+    if not settings.resume:
+        refuse_existing(folder.path)
+    with SearchStore(folder.path, search_identity(train, val, settings), resume=settings.resume) as store:
         settings = replace(settings, callbacks=[*settings.callbacks, EventFile(folder)])
-    executor = make_executor(settings.search.max_workers)
+        if len(store):
+            logger.info("resumed: %d tasks are finished in %s.", len(store), folder.path)
+            emit(settings.callbacks, Event.SEARCH_RESUMED, tasks=len(store))
+        return _run(train, val, test, settings, progress, statistics, folder, store)
+
+
+def _run(
+    train: WindowSource,
+    val: WindowSource,
+    test: WindowSource,
+    settings: SearchSettings,
+    progress: Progress,
+    statistics: SearchStatistics | None,
+    folder: RunFolder | None,
+    store: SearchStore | None,
+) -> dict[str, Any]:
+    executor: Executor = make_executor(settings.search.max_workers)
+    if store is not None:
+        executor = StoredExecutor(executor, store)
+    phase = partial(_phase, progress=progress, settings=settings, folder=folder, store=store)
     if statistics is not None and settings.search.benchmark_phase1_workers:
         statistics.run_benchmark(score_tasks(train, settings))
-    with _phase("phase1", progress, settings, folder):
+    with phase("phase1"):
         screen(train, settings, executor, progress.failures, progress.records)
-    with _phase("phase2", progress, settings, folder):
+    with phase("phase2"):
         seeds = {i: candidate_seed(settings.limits.seed, i) for i in (r["candidate_id"] for r in progress.records)}
         progress.promoted = promote(progress.records, train, val, settings, executor, progress.failures, seeds)
-    with _phase("phase3", progress, settings, folder):
+    with phase("phase3"):
         runners = [
             Runner(record, CandidateConfig.from_dict(record), seeds[record["candidate_id"]])
             for record in progress.promoted
         ]
         progress.halving = Halving(runners)
         run_halving(progress.halving, train, val, settings, executor, progress.failures)
-    with _phase("phase4", progress, settings, folder):
+    with phase("phase4"):
         found = progress.halving.survivors
         survivors = derive_survivors(found, train, val, settings, executor, progress.failures)
-    with _phase("phase5", progress, settings, folder):
+    with phase("phase5"):
         retrain(survivors, train, val, settings, executor, progress.failures, progress.finalists)
-        progress.finished = finish(progress.finalists, train, val, test, settings, folder)
+        progress.finished = finish(progress.finalists, train, val, test, settings, folder, store)
     result = assemble(progress, settings)
     if folder is not None:
         folder.write_summary(result)
@@ -87,7 +116,7 @@ def run_multi_fidelity_search(
 def screen(
     train: WindowSource,
     settings: SearchSettings,
-    executor: SerialExecutor | ProcessExecutor,
+    executor: Executor,
     failures: dict[int, str],
     records: list[dict[str, Any]],
 ) -> None:
@@ -120,17 +149,19 @@ def score_tasks(train: WindowSource, settings: SearchSettings) -> list[ScoreTask
     candidates = make_candidates(settings.space, seed, settings.search.num_candidates)
     windows = screening_windows(train, settings.screening_windows, seed)
     return [
-        ScoreTask(c, candidate_seed(seed, i), windows, "mse", settings.limits.device) for i, c in enumerate(candidates)
+        ScoreTask(c, candidate_seed(seed, i), windows, "mse", settings.limits.device, TaskKey("score", i))
+        for i, c in enumerate(candidates)
     ]
 
 
 def _record(index: int, candidate: CandidateConfig, result: dict[str, Any], settings: SearchSettings) -> dict[str, Any]:
-    base = result["metrics"]["aggregate_score"]
+    metrics = {**result["metrics"], "config": Config(**result["metrics"]["config"])}
+    base = metrics["aggregate_score"]
     bonus = candidate_diversity_bonus(candidate.selected_ops, settings.space.ops)
     return {
         "candidate_id": index,
         "model": None,
-        "metrics": result["metrics"],
+        "metrics": metrics,
         "base_score": base,
         "diversity_bonus": bonus,
         "score": base + bonus,
@@ -141,15 +172,18 @@ def _record(index: int, candidate: CandidateConfig, result: dict[str, Any], sett
 
 
 @contextmanager
-def _phase(name: str, progress: Progress, settings: SearchSettings, folder: RunFolder | None) -> Iterator[None]:
-    """Time a phase, and write what there is at its end, however it ends."""
+def _phase(
+    name: str, progress: Progress, settings: SearchSettings, folder: RunFolder | None, store: SearchStore | None
+) -> Iterator[None]:
+    """Time a phase, over all runs of a resumed search, and write what there is at its end, however it ends."""
     began = time.perf_counter()
     emit(settings.callbacks, Event.PHASE_START, phase=name)
     logger.info("%s starts", name)
     try:
         yield
     finally:
-        progress.seconds[name] = time.perf_counter() - began
+        seconds = time.perf_counter() - began
+        progress.seconds[name] = seconds if store is None else store.add_seconds(name, seconds)
         if folder is not None:
             progress.save(folder, settings.scaler)
         emit(settings.callbacks, Event.PHASE_END, phase=name, seconds=progress.seconds[name])

@@ -18,7 +18,7 @@ from ..training.events import Event
 
 class RunFolder:
     """``run_dir``: ``candidates.json``, ``rungs.json``, ``failures.json`` if any candidate failed, ``result.json``,
-    ``events.jsonl`` and ``model/``.
+    ``events.jsonl``, ``model/``, and what a resumed search reads: ``search.sqlite`` and ``states/`` (``search.store``).
     """
 
     def __init__(self, path: Path) -> None:
@@ -65,7 +65,10 @@ def writable_folder(argument: str, path: str | Path) -> Path:
 
 
 class EventFile:
-    """Appends each event as one line of JSON to ``events.jsonl``."""
+    """Appends each event as one line of JSON to ``events.jsonl``.
+
+    Behind a ``search_resumed`` the events of what was finished before come again, so the lines from there on are whole.
+    """
 
     def __init__(self, folder: RunFolder) -> None:
         self._path = folder.path / "events.jsonl"

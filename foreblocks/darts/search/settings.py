@@ -38,6 +38,7 @@ class SearchSettings:
         num_batches: batches of ``search.max_samples`` windows that are scored in phase 1.
         keep_models: put live networks into the result.
         run_dir: folder that receives the run; None writes nothing.
+        resume: go on with the search that the folder holds, or begin one.
         seasonal_period: steps of the seasonal naive baseline; None leaves it out.
         scaler: plain description of the scaling, saved beside the model.
         callbacks: receive the events.
@@ -57,6 +58,7 @@ class SearchSettings:
     num_batches: int = 1
     keep_models: bool = False
     run_dir: Path | None = None
+    resume: bool = False
     seasonal_period: int | None = None
     scaler: dict | None = None
     callbacks: Sequence[Callback] = ()
@@ -71,6 +73,8 @@ class SearchSettings:
         check_int("final_threads", self.final_threads, low=1)
         if s.top_k > s.num_candidates:
             raise InvalidArgument(f"top_k={s.top_k} must not exceed num_candidates={s.num_candidates}.")
+        if self.resume and self.run_dir is None:
+            raise InvalidArgument("resume=True needs run_dir, the folder of the search to go on with.")
 
     @property
     def screening_windows(self) -> int:

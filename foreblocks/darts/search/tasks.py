@@ -1,10 +1,13 @@
-"""The tasks that a search sends to an executor: plain data in, plain data out."""
+"""The tasks that a search sends to an executor: plain data in, plain data out.
+
+Each has a ``key``, its place in the store of a run; None is not kept.
+"""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from typing import Any, final
 
 import torch
 from torch import Tensor
@@ -15,13 +18,16 @@ from ..architecture.build import build_network
 from ..architecture.derive import derive_spec
 from ..architecture.spec import ArchSpec
 from ..config import DARTSTrainConfig, FinalTrainConfig
-from ..training.bilevel import new_state
+from ..training.bilevel import SearchState, new_state
 from ..training.darts_loop import SearchData, derived_loss, search_epochs
+from ..training.events import Event
 from ..training.final_trainer import train_final_model
 from ..training.loop import LoopLimits, cpu_state
 from ..training.select import DeriveSettings, select_architecture
+from ..training.state_file import StateFile
 from .candidates import CandidateConfig, build_candidate, searched_candidate
 from .op_scoring import start_alphas
+from .task_key import TaskKey
 from .zero_cost import score_batch
 
 
@@ -34,20 +40,25 @@ class ScoreTask:
     windows: Batch
     loss_type: str
     device: torch.device
+    key: TaskKey | None = None
 
 
 def score_candidate(task: ScoreTask) -> dict[str, Any]:
-    """Return the zero-cost result of a candidate and the seconds it took."""
+    """Return the zero-cost result of a candidate, its ``config`` as a dict, and the seconds it took."""
     began = time.perf_counter()
     model = build_candidate(task.candidate, seed=task.seed, device=task.device)
     windows = task.windows.to(task.device)
     metrics = score_batch(model, windows.x, windows.y, loss_type=task.loss_type, x_future=windows.x_future)
+    metrics["config"] = asdict(metrics["config"])
     return {"metrics": metrics, "phase1_dt": time.perf_counter() - began}
 
 
 @dataclass(frozen=True)
 class RungTask:
-    """Advance one candidate's search to ``until`` epochs, from ``state`` or from the start."""
+    """Advance one candidate's search to ``until`` epochs, from ``state`` or from the start.
+
+    ``border`` gets the state after each epoch; one that an earlier run left there is taken up.
+    """
 
     candidate: CandidateConfig
     seed: int
@@ -57,6 +68,8 @@ class RungTask:
     limits: LoopLimits
     until: int
     state: dict[str, Any] | None
+    key: TaskKey | None = None
+    border: StateFile | None = None
 
 
 def train_rung(task: RungTask) -> dict[str, Any]:
@@ -71,18 +84,20 @@ def train_rung(task: RungTask) -> dict[str, Any]:
     )
     limits = task.limits.with_batch(task.candidate.search_batch(task.limits.batch_size))
     data = SearchData.split(task.train, task.val, task.config, batch_size=limits.batch_size)
-    if task.state is None:
+    start, before = _where_to_start(task)
+    if start is None:
         start_alphas(model, task.train, task.config, limits.seed)
     state = new_state(model, task.config)
-    if task.state is not None:
-        state.load_dict(task.state)
-    search_epochs(state, data, task.config, limits, until=task.until)
+    if start is not None:
+        state.load_dict(start)
+    keeper = [] if task.border is None else [_BorderKeeper(state, task.border, began - before)]
+    search_epochs(state, data, task.config, limits, until=task.until, callbacks=keeper)
     result = {
         "state": state.to_dict(),
         "mixed_val_loss": state.best_val_loss,
         "epochs": state.epoch,
         "alpha_steps": state.alpha_steps,
-        "train_seconds": time.perf_counter() - began,
+        "train_seconds": before + time.perf_counter() - began,
     }
     began = time.perf_counter()
     if state.best_state is not None:
@@ -91,6 +106,28 @@ def train_rung(task: RungTask) -> dict[str, Any]:
     result["spec"] = derive_spec(model).to_dict()
     result["derive_seconds"] = time.perf_counter() - began
     return result
+
+
+def _where_to_start(task: RungTask) -> tuple[dict[str, Any] | None, float]:
+    """Return the latest state that there is, and the seconds that this rung has already cost."""
+    done = 0 if task.state is None else task.state["epoch"]
+    kept = None if task.border is None else task.border.load()
+    if kept is None or not done < kept["state"]["epoch"] <= task.until:
+        return task.state, 0.0
+    return kept["state"], kept["seconds"]
+
+
+@final
+class _BorderKeeper:
+    """Writes the state of a search at the end of each epoch."""
+
+    def __init__(self, state: SearchState, file: StateFile, began: float) -> None:
+        self._state, self._file, self._began = state, file, began
+
+    def on_event(self, event: Event, payload: dict[str, Any]) -> None:
+        """Write at an epoch border."""
+        if event is Event.EPOCH_END:
+            self._file.save({"state": self._state.to_dict(), "seconds": time.perf_counter() - self._began})
 
 
 @dataclass(frozen=True)
@@ -105,6 +142,7 @@ class SelectTask:
     limits: LoopLimits
     state: dict[str, Any]
     settings: DeriveSettings
+    key: TaskKey | None = None
 
 
 def select_candidate(task: SelectTask) -> dict[str, Any]:
@@ -127,7 +165,8 @@ def select_candidate(task: SelectTask) -> dict[str, Any]:
 class TrainTask:
     """Train the fixed network of ``spec``, its weights drawn from ``seed`` or given as ``weights``.
 
-    ``threads`` are the torch threads of this one task; the figures depend on them in the last digits.
+    ``threads`` are the torch threads of this one task; the figures depend on them in the last digits. ``border`` gets
+    the state after each epoch; one that an earlier run left there is taken up.
     """
 
     spec: dict[str, Any]
@@ -138,6 +177,8 @@ class TrainTask:
     limits: LoopLimits
     weights: dict[str, Tensor] | None = None
     threads: int = 1
+    key: TaskKey | None = None
+    border: StateFile | None = None
 
 
 def train_network(task: TrainTask) -> dict[str, Any]:
@@ -146,7 +187,7 @@ def train_network(task: TrainTask) -> dict[str, Any]:
     if task.weights is not None:
         network.load_state_dict(task.weights)
     with torch_threads(task.threads):
-        result = train_final_model(network, task.train, task.val, task.config, task.limits)
+        result = train_final_model(network, task.train, task.val, task.config, task.limits, border=task.border)
     return {**{key: value for key, value in result.items() if key != "model"}, "state": cpu_state(network)}
 
 
@@ -160,6 +201,7 @@ class TrialTask:
     val: WindowSource
     config: FinalTrainConfig
     limits: LoopLimits
+    key: TaskKey | None = None
 
 
 def run_trial(task: TrialTask) -> dict[str, Any]:

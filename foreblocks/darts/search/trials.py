@@ -15,10 +15,11 @@ from .._core.types import WindowSource
 from ..training.events import Event, emit
 from ..training.loop import LoopLimits
 from .candidates import CandidateConfig
-from .executor import ProcessExecutor, SerialExecutor
+from .executor import Executor
 from .failures import has_failed
 from .scoring import deduplicate_candidates
 from .settings import SearchSettings
+from .task_key import TaskKey
 from .tasks import TrialTask, run_trial
 
 logger = get_logger(__name__)
@@ -31,7 +32,7 @@ def promote(
     train: WindowSource,
     val: WindowSource,
     settings: SearchSettings,
-    executor: SerialExecutor | ProcessExecutor,
+    executor: Executor,
     failures: dict[int, str],
     seeds: dict[int, int],
 ) -> list[dict[str, Any]]:
@@ -61,7 +62,11 @@ def promote(
     final = replace(
         settings.final, epochs=1, patience=1, learning_rate=TRIAL_RATE, use_onecycle=True, swa_start_ratio=1.0
     )
-    tasks = [TrialTask(CandidateConfig.from_dict(r), seeds[r["candidate_id"]], train, val, final, limits) for r in kept]
+    tasks = [
+        TrialTask(CandidateConfig.from_dict(r), seeds[number], train, val, final, limits, TaskKey("trial", number))
+        for r in kept
+        for number in [r["candidate_id"]]
+    ]
 
     def record(position: int, result: Any) -> None:
         _record(kept[position], result, settings, failures)

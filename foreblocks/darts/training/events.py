@@ -10,6 +10,7 @@ from typing import Any, Protocol
 class Event(enum.Enum):
     """Moments of a search; the payload keys of each are listed beside it."""
 
+    SEARCH_RESUMED = "search_resumed"  # tasks: how many were finished; their events are sent again
     PHASE_START = "phase_start"  # phase, total
     PHASE_END = "phase_end"  # phase, seconds
     CANDIDATE_SCORED = "candidate_scored"  # candidate_id, score

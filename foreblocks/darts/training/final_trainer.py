@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from .average import WeightAverage
 from .events import Callback, Event, emit
 from .loop import LoopLimits, LossFunction, autocast, check_finite_loss, cpu_state, mean_loss, validation_batches
 from .schedules import cosine, one_cycle, set_rate
+from .state_file import StateFile
 
 logger = get_logger(__name__)
 MOE_BALANCE = DARTSTrainConfig.moe_balance_weight  # the default of the search
@@ -40,6 +41,62 @@ class _Best:
             self.bad_epochs += 1
 
 
+@dataclass
+class _Training:
+    """A final training at an epoch border: everything that the next epoch needs.
+
+    Rates and batches are functions of ``(seed, epoch, step)``; ``seconds`` is the time of earlier runs.
+    """
+
+    model: nn.Module
+    optimizer: torch.optim.Optimizer
+    best: _Best = field(default_factory=_Best)
+    average: WeightAverage = field(default_factory=WeightAverage)
+    train_losses: list[float] = field(default_factory=list)
+    val_losses: list[float] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @classmethod
+    def begin(cls, model: nn.Module, config: FinalTrainConfig, border: StateFile | None) -> _Training:
+        """Return the training at its start, or where ``border`` says that it is."""
+        rates = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+        state = cls(model, torch.optim.AdamW(model.parameters(), **rates))
+        kept = None if border is None else border.load()
+        if kept is not None:
+            state.load_dict(kept)
+        return state
+
+    @property
+    def epoch(self) -> int:
+        """Finished epochs."""
+        return len(self.val_losses)
+
+    def goes_on(self, config: FinalTrainConfig) -> bool:
+        """Whether another epoch follows: at least one does."""
+        return self.epoch == 0 or (self.epoch < config.epochs and self.best.bad_epochs < config.patience)
+
+    def to_dict(self, seconds: float) -> dict[str, Any]:
+        """Return plain Python and tensors."""
+        return {
+            "model": cpu_state(self.model),
+            "optimizer": self.optimizer.state_dict(),
+            "best": vars(self.best),
+            "average": self.average.to_dict(),
+            "train_losses": self.train_losses,
+            "val_losses": self.val_losses,
+            "seconds": self.seconds + seconds,
+        }
+
+    def load_dict(self, data: dict[str, Any]) -> None:
+        """Inverse of ``to_dict``."""
+        self.model.load_state_dict(data["model"])
+        self.optimizer.load_state_dict(data["optimizer"])
+        self.best = _Best(**data["best"])
+        self.average.load_dict(data["average"])
+        self.train_losses, self.val_losses = data["train_losses"], data["val_losses"]
+        self.seconds = data["seconds"]
+
+
 def train_final_model(
     model: nn.Module,
     train: WindowSource,
@@ -48,11 +105,13 @@ def train_final_model(
     limits: LoopLimits,
     *,
     callbacks: Sequence[Callback] = (),
+    border: StateFile | None = None,
 ) -> dict[str, Any]:
     """Train ``model`` and load its best validation weights (or their average, when that is better).
 
     The weights of all epochs from ``config.swa_start_ratio`` of the training on are averaged; the average is
     validated once at the end and kept only if it beats the best single epoch. A ratio of 1 switches that off.
+    ``border`` gets the state after each epoch, and one that it has already is taken up; the result is the same.
 
     Returns:
         ``{model, train_losses, val_losses, training_time, training_info}``; no test figure: the caller reads the test
@@ -66,36 +125,34 @@ def train_final_model(
     began = time.perf_counter()
     model.to(limits.device)
     loss_fn = get_loss_function(config.loss_type)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     batches = validation_batches(val, limits)
-    best, average = _Best(), WeightAverage()
-    train_losses: list[float] = []
-    val_losses: list[float] = []
-    for epoch in range(config.epochs):
+    state = _Training.begin(model, config, border)
+    while state.goes_on(config):
+        epoch = state.epoch
         with seeded("final", limits.seed, epoch):
-            train_losses.append(_epoch(model, train, optimizer, loss_fn, config, limits, epoch))
-        val_losses.append(mean_loss(model, val, batches, loss_fn, limits=limits, role="validation"))
-        check_finite_loss(val_losses[-1], f"the validation of epoch {epoch + 1}")
-        best.offer(val_losses[-1], model)
+            state.train_losses.append(_epoch(model, train, state.optimizer, loss_fn, config, limits, epoch))
+        state.val_losses.append(mean_loss(model, val, batches, loss_fn, limits=limits, role="validation"))
+        check_finite_loss(state.val_losses[-1], f"the validation of epoch {epoch + 1}")
+        state.best.offer(state.val_losses[-1], model)
         if epoch >= int(config.epochs * config.swa_start_ratio):
-            average.add(model)
-        _say(callbacks, epoch + 1, config.epochs, train_losses[-1], val_losses[-1])
-        if best.bad_epochs >= config.patience:
-            break
-    final_rate = optimizer.param_groups[0]["lr"]
-    swa_used = _try_average(model, average, best, val, batches, loss_fn, limits)
-    model.load_state_dict(best.state)
+            state.average.add(model)
+        if border is not None:
+            border.save(state.to_dict(time.perf_counter() - began))
+        _say(callbacks, epoch + 1, config.epochs, state.train_losses[-1], state.val_losses[-1])
+    final_rate = state.optimizer.param_groups[0]["lr"]
+    swa_used = _try_average(state, val, batches, loss_fn, limits)
+    model.load_state_dict(state.best.state)
     model.eval()
     return {
         "model": model,
-        "train_losses": train_losses,
-        "val_losses": val_losses,
-        "training_time": time.perf_counter() - began,
+        "train_losses": state.train_losses,
+        "val_losses": state.val_losses,
+        "training_time": state.seconds + time.perf_counter() - began,
         "training_info": {
-            "epochs_completed": len(train_losses),
+            "epochs_completed": state.epoch,
             "swa_used": swa_used,
             "final_lr": final_rate,
-            "best_val_loss": best.loss,
+            "best_val_loss": state.best.loss,
         },
     }
 
@@ -140,19 +197,13 @@ def _epoch(
 
 
 def _try_average(
-    model: nn.Module,
-    average: WeightAverage,
-    best: _Best,
-    val: WindowSource,
-    batches: list[Tensor],
-    loss_fn: LossFunction,
-    limits: LoopLimits,
+    state: _Training, val: WindowSource, batches: list[Tensor], loss_fn: LossFunction, limits: LoopLimits
 ) -> bool:
-    if average.count < 2:
+    if state.average.count < 2:
         return False
-    model.load_state_dict(average.state)
-    loss = mean_loss(model, val, batches, loss_fn, limits=limits, role="validation")
-    if not loss < best.loss:
+    state.model.load_state_dict(state.average.state)
+    loss = mean_loss(state.model, val, batches, loss_fn, limits=limits, role="validation")
+    if not loss < state.best.loss:
         return False
-    best.offer(loss, model)
+    state.best.offer(loss, state.model)
     return True

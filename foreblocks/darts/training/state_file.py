@@ -1,0 +1,133 @@
+"""A tree of plain data and tensors in one file that is either whole or not there: what a training is taken up from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .._core.logging import get_logger
+
+logger = get_logger(__name__)
+
+_MARKS = ("$tensor", "$array", "$tuple", "$items")
+
+
+def pack(tree: Any) -> tuple[str, dict[str, Tensor]]:
+    """Return a tree as JSON, its tensors (on the CPU) beside it; ``unpack`` gives it back exactly.
+
+    Args:
+        tree: any nesting of dicts, lists, tuples, numbers, texts, None, tensors and numpy arrays.
+
+    Raises:
+        TypeError: for any other leaf.
+    """
+    tensors: dict[str, Tensor] = {}
+    return json.dumps(_packed(tree, tensors)), tensors
+
+
+def unpack(text: str, tensors: dict[str, Tensor]) -> Any:
+    """Inverse of ``pack``."""
+    return _unpacked(json.loads(text), tensors)
+
+
+@dataclass(frozen=True)
+class StateFile:
+    """A safetensors file with the JSON of the tree and a checksum of everything in its metadata."""
+
+    path: Path
+
+    def save(self, tree: Any) -> str:
+        """Write the tree under a name of its own first, then rename it; return its JSON.
+
+        Whoever reads sees the old file or the new one. A file that a power cut tears is known by its checksum.
+        """
+        text, tensors = pack(tree)
+        part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
+        save_file(tensors, part, metadata={"tree": text, "checksum": _checksum(text, tensors)})
+        part.replace(self.path)
+        return text
+
+    def load(self, text: str | None = None) -> Any:
+        """Return the tree; None if there is no file, or (said in the log) a damaged one.
+
+        Args:
+            text: the JSON that the file must have; None takes any.
+        """
+        if not self.path.exists():
+            return None
+        try:
+            found, tensors = self._read()
+            if text is not None and text != found:
+                raise ValueError("it belongs to another result")
+            return unpack(found, tensors)
+        except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+            logger.warning("%s is damaged (%s): going back to what was saved before it.", self.path, error)
+            return None
+
+    def _read(self) -> tuple[str, dict[str, Tensor]]:
+        with safe_open(self.path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+        if metadata["checksum"] != _checksum(metadata["tree"], tensors):
+            raise ValueError("the checksum does not fit")
+        return metadata["tree"], tensors
+
+
+def tensor_bytes(tensor: Tensor) -> memoryview:
+    """Return the bytes of a CPU tensor, for a checksum."""
+    return memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+
+
+def _checksum(text: str, tensors: dict[str, Tensor]) -> str:
+    digest = hashlib.blake2b(text.encode(), digest_size=16)
+    for name in sorted(tensors):
+        digest.update(f"{name}:{tensors[name].dtype}:{tuple(tensors[name].shape)}".encode())
+        digest.update(tensor_bytes(tensors[name]))
+    return digest.hexdigest()
+
+
+def _packed(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, (Tensor, np.ndarray)):
+        name = str(len(tensors))
+        is_tensor = isinstance(value, Tensor)
+        # A copy of its own: safetensors refuses tensors that share memory.
+        tensors[name] = value.detach().cpu().contiguous().clone() if is_tensor else torch.tensor(value)
+        return {"$tensor" if is_tensor else "$array": name}
+    if isinstance(value, list):
+        return [_packed(item, tensors) for item in value]
+    if isinstance(value, tuple):
+        return {"$tuple": [_packed(item, tensors) for item in value]}
+    if isinstance(value, dict):
+        if all(isinstance(key, str) and key not in _MARKS for key in value):
+            return {key: _packed(item, tensors) for key, item in value.items()}
+        return {"$items": [[_packed(key, tensors), _packed(item, tensors)] for key, item in value.items()]}
+    raise TypeError(f"a {type(value).__qualname__} cannot be saved in a state file")
+
+
+def _unpacked(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_unpacked(item, tensors) for item in value]
+    if not isinstance(value, dict):
+        return value
+    mark = next(iter(value)) if len(value) == 1 else None
+    if mark == "$tensor":
+        return tensors[value[mark]]
+    if mark == "$array":
+        return tensors[value[mark]].numpy()
+    if mark == "$tuple":
+        return tuple(_unpacked(item, tensors) for item in value[mark])
+    if mark == "$items":
+        return {_unpacked(key, tensors): _unpacked(item, tensors) for key, item in value[mark]}
+    return {key: _unpacked(item, tensors) for key, item in value.items()}
