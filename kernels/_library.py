@@ -19,16 +19,21 @@ LIBRARY = torch.library.Library(_native.NAMESPACE, "FRAGMENT")
 _TAGS = (torch.Tag.needs_contiguous_strides, torch.Tag.pt2_compliant_tag)
 
 
-def define(schema: str, fake: Callable[..., Any]) -> torch._ops.OpOverload:
+def define(
+    schema: str, fake: Callable[..., Any], run: Callable[..., Any] | None = None
+) -> torch._ops.OpOverload:
     """Define an operator and what it does to shapes; return it.
 
     Args:
         schema: such as ``"moving_average(Tensor x, int kernel) -> Tensor"``.
         fake: the same signature on tensors without data.
+        run: the same signature; computes it on every device. None where a compiled library registers its own.
     """
     LIBRARY.define(schema, tags=_TAGS)
     name = schema.partition("(")[0]
     torch.library.register_fake(f"{_native.NAMESPACE}::{name}", fake, lib=LIBRARY)
+    if run is not None:
+        LIBRARY.impl(name, run, "CompositeExplicitAutograd")
     return getattr(getattr(torch.ops, _native.NAMESPACE), name).default
 
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .._core.errors import InvalidArgument
+from . import _triton
 from ._inputs import native_supports
 from ._library import define, differentiable_lists, second_order
 from .dispatch import Implementation, Operation
@@ -68,21 +70,12 @@ def _fake_backward(
     return [grad.new_empty(grad.shape) for _ in wanted], weights.new_empty(weights.shape[0] if xs else 0)
 
 
-_FORWARD = define(
-    "mixed_sum(Tensor[] xs, Tensor weights, bool normalize, bool mean_squares) -> (Tensor, Tensor)", _fake
-)
-# `xs` is empty when the weights need no gradient: then nothing has to be kept of them.
-_BACKWARD = define(
-    "mixed_sum_backward(Tensor grad, Tensor[] xs, Tensor weights, bool normalize, int[] wanted) -> (Tensor[], Tensor)",
-    _fake_backward,
-)
-
-
 class _Sum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, run: Any, normalize: bool, mean_squares: bool, weights: Tensor, *xs: Tensor) -> Any:
+    def forward(ctx: Any, operator: Any, run: Any, normalize: bool, mean_squares: bool, weights: Tensor, *xs: Tensor) -> Any:
         total, squares = run(list(xs), weights, normalize, mean_squares)
-        _, _, _, need_weights, *need_xs = ctx.needs_input_grad
+        _, _, _, _, need_weights, *need_xs = ctx.needs_input_grad
+        ctx.operator = operator
         ctx.wanted = [k for k, need in enumerate(need_xs) if need]
         ctx.normalize, ctx.count = normalize, len(xs)
         ctx.save_for_backward(weights, *(xs if need_weights else ()))
@@ -94,12 +87,12 @@ class _Sum(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor | None, _squares: Any) -> Any:
         by_input: list[Tensor | None] = [None] * ctx.count
         if grad is None:
-            return None, None, None, None, *by_input
+            return None, None, None, None, None, *by_input
         weights, *xs = ctx.saved_tensors
-        grads, grad_weights = _BACKWARD(grad, xs, weights, ctx.normalize, ctx.wanted)
+        grads, grad_weights = ctx.operator(grad, xs, weights, ctx.normalize, ctx.wanted)
         for k, value in zip(ctx.wanted, grads, strict=True):
             by_input[k] = value
-        return None, None, None, grad_weights if xs else None, *by_input
+        return None, None, None, None, grad_weights if xs else None, *by_input
 
 
 class _SumBackward(torch.autograd.Function):
@@ -131,8 +124,10 @@ class _SumBackward(torch.autograd.Function):
         return None, None, None, by_grad, by_input[-1], *(by_input[:-1] if xs else ())
 
 
-def _apply(run: Any, xs: list[Tensor], weights: Tensor, normalize: bool, mean_squares: bool) -> tuple[Tensor, Tensor]:
-    return _Sum.apply(run, normalize, mean_squares, weights, *xs)
+def _apply(
+    operator: Any, run: Any, xs: list[Tensor], weights: Tensor, normalize: bool, mean_squares: bool
+) -> tuple[Tensor, Tensor]:
+    return _Sum.apply(operator, run, normalize, mean_squares, weights, *xs)
 
 
 def _apply_backward(
@@ -142,8 +137,33 @@ def _apply_backward(
     return grads, grad_weights
 
 
-differentiable_lists(_FORWARD, _apply)
-differentiable_lists(_BACKWARD, _apply_backward)
+def _operators(prefix: str, forward: Any = None, backward: Any = None) -> tuple[torch._ops.OpOverload, ...]:
+    """Define the forward and the backward operator of one form."""
+    run = define(
+        f"{prefix}mixed_sum(Tensor[] xs, Tensor weights, bool normalize, bool mean_squares) -> (Tensor, Tensor)",
+        _fake,
+        forward,
+    )
+    # `xs` is empty when the weights need no gradient: then nothing has to be kept of them.
+    run_backward = define(
+        f"{prefix}mixed_sum_backward(Tensor grad, Tensor[] xs, Tensor weights, bool normalize, int[] wanted) "
+        "-> (Tensor[], Tensor)",
+        _fake_backward,
+        backward,
+    )
+    differentiable_lists(run, partial(_apply, run_backward))
+    differentiable_lists(run_backward, _apply_backward)
+    return run, run_backward
 
 
-_MIXED_SUM = Operation("mixed_sum", reference, (Implementation("native", _FORWARD, native_supports("mixed_sum")),))
+_FORWARD, _BACKWARD = _operators("")
+_TRITON, _ = _operators("triton_", _triton.late("triton_mixture", "forward"), _triton.late("triton_mixture", "backward"))
+
+_MIXED_SUM = Operation(
+    "mixed_sum",
+    reference,
+    (
+        Implementation("native", _FORWARD, native_supports("mixed_sum")),
+        Implementation("triton", _TRITON, _triton.supports),
+    ),
+)

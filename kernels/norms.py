@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -9,11 +11,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .._core.errors import InvalidArgument, check_choice
+from .._core.logging import get_logger, log_once
+from . import _triton
 from ._inputs import activate, activation_code, check_like, check_shape, native_supports, some
 from ._library import define, differentiable, second_order
 from .dispatch import Implementation, Operation
 
 Activation = Literal["none", "relu", "gelu", "silu"]
+_WIDEST = 1 << 14  # features; the Triton form holds a row in registers
+_logger = get_logger("foreblocks.darts.kernels")
 
 
 def norm_act(
@@ -116,14 +122,6 @@ def _fake_backward(
 
 
 _OPTIONS = "Tensor? bias, Tensor? residual, Tensor? gate, Tensor? scale, bool centre, float eps, int before, int after"
-_FORWARD = define(f"norm_act(Tensor x, Tensor weight, {_OPTIONS}) -> (Tensor, Tensor)", _fake)
-_BACKWARD = define(
-    f"norm_act_backward(Tensor grad, Tensor stats, Tensor x, Tensor weight, {_OPTIONS}, int needs) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
-    _fake_backward,
-)
-
-
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     *tensors, ctx.centre, ctx.eps, ctx.before, ctx.after = inputs
     ctx.save_for_backward(output[1], *tensors)
@@ -131,14 +129,14 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> 
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, grad: Tensor | None, _stats: Tensor | None) -> tuple[Tensor | None, ...]:
+def _backward(operator: Any, ctx: Any, grad: Tensor | None, _stats: Tensor | None) -> tuple[Tensor | None, ...]:
     if grad is None:
         return (None,) * 10
     stats, *tensors = ctx.saved_tensors
     x, weight, bias, residual, gate, _ = ctx.needs_input_grad[:6]
     needs = x | 2 * (weight or bias) | 4 * residual | 8 * gate
     options = ctx.centre, ctx.eps, ctx.before, ctx.after
-    by_x, by_weight, by_bias, by_residual, by_gate = map(some, _BACKWARD(grad, stats, *tensors, *options, needs))
+    by_x, by_weight, by_bias, by_residual, by_gate = map(some, operator(grad, stats, *tensors, *options, needs))
     return by_x, by_weight, by_bias, by_residual, by_gate, None, None, None, None, None
 
 
@@ -160,12 +158,43 @@ def _backward_second(ctx: Any, *towards: Tensor | None) -> tuple[Tensor | None, 
     return by_grad, None, *by_input, None, None, None, None, None, None
 
 
-differentiable(_FORWARD, _setup, _backward)
-differentiable(_BACKWARD, _setup_second, _backward_second)
+def _operators(prefix: str, forward: Any = None, backward: Any = None) -> tuple[torch._ops.OpOverload, ...]:
+    """Define the forward and the backward operator of one form."""
+    options = (
+        "Tensor? bias, Tensor? residual, Tensor? gate, Tensor? scale, bool centre, float eps, int before, int after"
+    )
+    run = define(f"{prefix}norm_act(Tensor x, Tensor weight, {options}) -> (Tensor, Tensor)", _fake, forward)
+    run_backward = define(
+        f"{prefix}norm_act_backward(Tensor grad, Tensor stats, Tensor x, Tensor weight, {options}, int needs) "
+        "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
+        _fake_backward,
+        backward,
+    )
+    differentiable(run, _setup, partial(_backward, run_backward))
+    differentiable(run_backward, _setup_second, _backward_second)
+    return run, run_backward
+
+
+_FORWARD, _BACKWARD = _operators("")
+_TRITON, _ = _operators("triton_", _triton.late("triton_norm", "forward"), _triton.late("triton_norm", "backward"))
 
 
 def _native(*arguments: Any) -> Tensor:
     return _FORWARD(*arguments)[0]
 
 
-_NORM_ACT = Operation("norm_act", reference, (Implementation("native", _native, native_supports("norm_act")),))
+def _in_triton(x: Tensor, *arguments: Any) -> Tensor:
+    if x.shape[-1] > _WIDEST:
+        log_once(_logger, logging.INFO, f"norm_act of more than {_WIDEST} features runs as plain PyTorch on a GPU")
+        return reference(x, *arguments)
+    return _TRITON(x, *arguments)[0]
+
+
+_NORM_ACT = Operation(
+    "norm_act",
+    reference,
+    (
+        Implementation("native", _native, native_supports("norm_act")),
+        Implementation("triton", _in_triton, _triton.supports),
+    ),
+)
