@@ -13,7 +13,7 @@ KERNEL_TESTS := $(BIN)/python -m pytest -p no:cacheprovider -q -m kernels tests/
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
 
-.PHONY: search test test-pure bench install clean
+.PHONY: search test test-triton test-pure bench install clean
 
 search: $(INSTALLED)  ## a real search on the embedded default data
 	$(BIN)/foreblocks-darts search --demo --run-dir $(RUN_DIR) $(SEARCH_FLAGS)
@@ -25,7 +25,11 @@ test: $(INSTALLED)  ## style, one-way imports, tests; the kernels in every form,
 	$(BIN)/python -m pytest -p no:cacheprovider
 	for kernels in reference native; do FOREBLOCKS_DARTS_KERNELS=$$kernels $(KERNEL_TESTS) || exit 1; done
 	for isa in plain v3; do FOREBLOCKS_DARTS_ISA=$$isa $(KERNEL_TESTS) || exit 1; done
+	$(MAKE) test-triton
 	$(MAKE) test-pure
+
+test-triton: $(INSTALLED)  ## the GPU kernels in Triton's interpreter, which has to be chosen before they are imported
+	TRITON_INTERPRET=1 FOREBLOCKS_DARTS_KERNELS=triton $(BIN)/python -m pytest -p no:cacheprovider -q tests/kernels/test_triton_interpreted.py
 
 test-pure: $(INSTALLED)  ## an install without compiled kernels beside the same torch: it imports and runs a small search
 	$(BIN)/python -m venv --clear --without-pip $(PURE)

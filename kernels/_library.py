@@ -19,9 +19,7 @@ LIBRARY = torch.library.Library(_native.NAMESPACE, "FRAGMENT")
 _TAGS = (torch.Tag.needs_contiguous_strides, torch.Tag.pt2_compliant_tag)
 
 
-def define(
-    schema: str, fake: Callable[..., Any], run: Callable[..., Any] | None = None
-) -> torch._ops.OpOverload:
+def define(schema: str, fake: Callable[..., Any], run: Callable[..., Any] | None = None) -> torch._ops.OpOverload:
     """Define an operator and what it does to shapes; return it.
 
     Args:

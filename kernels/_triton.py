@@ -57,9 +57,9 @@ def missing(x: Tensor) -> str | None:
     if x.dtype not in DTYPES:
         return f"the Triton form has no {str(x.dtype).removeprefix('torch.')}"
     if x.device.type == "cpu" and not interpreted():
-        return "Triton has no form for device 'cpu' (TRITON_INTERPRET=1 runs its interpreter, slowly)"
+        return "for GPUs only, or with TRITON_INTERPRET=1"
     if x.device.type not in ("cpu", "cuda"):
-        return f"Triton has no form for device {x.device.type!r}"
+        return f"not for device {x.device.type!r}"
     if x.device.type == "cuda" and torch.cuda.get_device_capability(x.device) < OLDEST_CAPABILITY:
         found = torch.cuda.get_device_capability(x.device)
         return f"compute capability {found[0]}.{found[1]} is below 8.0"
@@ -72,12 +72,17 @@ def supports(*tensors: Tensor) -> str | None:
 
 
 def late(module: str, name: str) -> Callable[..., Any]:
-    """Return a function that imports ``kernels/<module>.py`` at its first call and passes everything to its ``name``."""
+    """Return a function that imports ``kernels/<module>.py`` at its first call and calls its ``name``."""
 
     def run(*arguments: Any) -> Any:
         return getattr(importlib.import_module(f".{module}", __package__), name)(*arguments)
 
     return run
+
+
+def late_pair(module: str) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Return ``forward`` and ``backward`` of ``kernels/<module>.py``, see ``late``."""
+    return late(module, "forward"), late(module, "backward")
 
 
 def device_of(x: Tensor) -> AbstractContextManager[Any]:

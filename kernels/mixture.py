@@ -72,7 +72,9 @@ def _fake_backward(
 
 class _Sum(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, operator: Any, run: Any, normalize: bool, mean_squares: bool, weights: Tensor, *xs: Tensor) -> Any:
+    def forward(
+        ctx: Any, operator: Any, run: Any, normalize: bool, mean_squares: bool, weights: Tensor, *xs: Tensor
+    ) -> Any:
         total, squares = run(list(xs), weights, normalize, mean_squares)
         _, _, _, _, need_weights, *need_xs = ctx.needs_input_grad
         ctx.operator = operator
@@ -157,7 +159,7 @@ def _operators(prefix: str, forward: Any = None, backward: Any = None) -> tuple[
 
 
 _FORWARD, _BACKWARD = _operators("")
-_TRITON, _ = _operators("triton_", _triton.late("triton_mixture", "forward"), _triton.late("triton_mixture", "backward"))
+_TRITON, _ = _operators("triton_", *_triton.late_pair("triton_mixture"))
 
 _MIXED_SUM = Operation(
     "mixed_sum",

@@ -122,6 +122,8 @@ def _fake_backward(
 
 
 _OPTIONS = "Tensor? bias, Tensor? residual, Tensor? gate, Tensor? scale, bool centre, float eps, int before, int after"
+
+
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     *tensors, ctx.centre, ctx.eps, ctx.before, ctx.after = inputs
     ctx.save_for_backward(output[1], *tensors)
@@ -176,7 +178,7 @@ def _operators(prefix: str, forward: Any = None, backward: Any = None) -> tuple[
 
 
 _FORWARD, _BACKWARD = _operators("")
-_TRITON, _ = _operators("triton_", _triton.late("triton_norm", "forward"), _triton.late("triton_norm", "backward"))
+_TRITON, _ = _operators("triton_", *_triton.late_pair("triton_norm"))
 
 
 def _native(*arguments: Any) -> Tensor:

@@ -129,3 +129,6 @@ _WIDE = {torch.float32: tl.float32, torch.float64: tl.float64}
 
 def _wide(x: Tensor) -> torch.dtype:
     return torch.float64 if x.dtype == torch.float64 else torch.float32
+
+
+KERNELS = (mix, mix_backward)

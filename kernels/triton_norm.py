@@ -46,7 +46,7 @@ def _activate(x, CODE: tl.constexpr):
 
 @triton.jit
 def _slope(x, CODE: tl.constexpr):
-    slope = x * 0.0 + 1.0
+    slope = tl.full(x.shape, 1.0, x.dtype)
     if CODE == 1:
         slope = tl.where(x > 0.0, 1.0, 0.0).to(x.dtype)
     if CODE == 2:
@@ -74,7 +74,7 @@ def _branch(
 ):  # fmt: skip
     """Return the raw x, the factor behind its activation, the sigmoid of the gate and what is normalised."""
     raw = _tile(x, row, column, x_stride, mask, WIDE)
-    factor = raw * 0.0 + 1.0
+    factor = tl.full(raw.shape, 1.0, WIDE)
     opened = factor
     if gate is not None:
         opened = 1.0 / (1.0 + tl.exp(-_tile(gate, row, column, gate_stride, mask, WIDE)))
@@ -233,7 +233,12 @@ def backward(
     if grad.numel():
         with device_of(x):
             norm_backward[(programs,)](
-                grad.contiguous(), *tensors, *fresh, partial, *sizes, **_constants(x, config, eps, centre, before, after)
+                grad.contiguous(),
+                *tensors,
+                *fresh,
+                partial,
+                *sizes,
+                **_constants(x, config, eps, centre, before, after),
             )
     nothing = x.new_empty(0)
     by_x, by_residual, by_gate = (nothing if each is None else each for each in fresh)
@@ -242,3 +247,6 @@ def backward(
         by_weight, by_bias = partial.sum(dim=0).to(weight.dtype).unbind()
         by_weight, by_bias = by_weight.clone(), nothing if bias is None else by_bias.clone()
     return by_x, by_weight, by_bias, by_residual, by_gate
+
+
+KERNELS = (norm, norm_backward)

@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-# A list such as "triton,nvcc" of tools that are there: without one of them its tests then fail instead of being skipped.
+# A list such as "triton,nvcc": without one of these tools its tests then fail instead of being skipped.
 MUST_RUN = "FOREBLOCKS_MUST_RUN"
 
 

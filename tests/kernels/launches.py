@@ -20,7 +20,7 @@ NAMES = {
     torch.bfloat16: "*bf16",
     torch.int64: "*i64",
 }
-# Spaces of one multiprocessor's shared memory that a program may use on every target.
+# What one program may use of a multiprocessor's shared memory on every target.
 SHARED_BYTES = 99 * 1024
 
 
