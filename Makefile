@@ -13,7 +13,7 @@ KERNEL_TESTS := $(BIN)/python -m pytest -p no:cacheprovider -q -m kernels tests/
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
 
-.PHONY: search test test-triton test-pure bench install clean
+.PHONY: search test test-triton test-pure bench docs install clean
 
 search: $(INSTALLED)  ## a real search on the embedded default data
 	$(BIN)/foreblocks-darts search --demo --run-dir $(RUN_DIR) $(SEARCH_FLAGS)
@@ -42,6 +42,10 @@ bench: $(INSTALLED)  ## timings of the hot paths, then the end-to-end comparison
 	$(BIN)/python -m pytest -p no:cacheprovider -o python_files='bench_*.py' benchmarks
 	$(BIN)/python benchmarks/end_to_end/peer_mini.py
 
+docs: $(INSTALLED)  ## the pages, in docs/_build; a warning is an error, and the examples are run
+	$(PIP) install --quiet 'foreblocks-darts[docs]'
+	$(BIN)/python -m sphinx -W --keep-going docs docs/_build
+
 install: $(INSTALLED)
 
 # The build happens in this environment, beside the torch that is already there. A fresh one has an old setuptools.
@@ -53,5 +57,5 @@ $(INSTALLED): pyproject.toml setup.py $(wildcard csrc/*.cpp csrc/*/*.h)
 	touch $@
 
 clean:  ## all that the targets above made, but the runs
-	rm -rf $(VENV) $(PURE) build kernels/_C*.so kernels/_build_info.py dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis .benchmarks
+	rm -rf $(VENV) $(PURE) build docs/_build docs/_generated docs/api docs/gallery kernels/_C*.so kernels/_build_info.py dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis .benchmarks
 	find foreblocks kernels tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} +

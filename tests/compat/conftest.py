@@ -14,7 +14,7 @@ from foreblocks.darts.data import Prepared, prepare
 
 from .series import write_series
 
-LOOKBACK, HORIZON = 24, 4
+LOOKBACK, HORIZON, C = 24, 4, 3
 TINY = {
     "num_candidates": 3, "search_epochs": 2, "final_epochs": 1, "max_samples": 8, "top_k": 2, "trial_steps": 2,
     "max_train_batches": 2, "max_val_batches": 2, "final_max_train_batches": 2,
@@ -42,7 +42,7 @@ def files() -> list[str]:
     return sorted(path.relative_to(Path.cwd()).as_posix() for path in Path.cwd().rglob("*") if path.is_file())
 
 
-def make_trainer(channels: int = 2, **changes: Any) -> DARTSTrainer:
+def make_trainer(channels: int = C, **changes: Any) -> DARTSTrainer:
     """Return a trainer of small networks for the series of this folder."""
     given = {"input_dim": channels, "seq_length": LOOKBACK, "forecast_horizon": HORIZON, "hidden_dims": [8], **changes}
     return DARTSTrainer(device="cpu", **given)

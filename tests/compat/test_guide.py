@@ -13,7 +13,7 @@ import torch
 
 from foreblocks.darts import DARTSTrainer
 
-from .conftest import HORIZON, LOOKBACK, TINY, Searched, files, make_trainer
+from .conftest import HORIZON, LOOKBACK, TINY, C, Searched, files, make_trainer
 
 OPS = [
     "Identity", "TimeConv", "GRN", "Wavelet", "Fourier", "TCN", "ResidualMLP", "ConvMixer", "MultiScaleConv",
@@ -108,9 +108,9 @@ def test_an_unknown_mode_is_an_error_that_lists_the_modes() -> None:
 def test_every_mode_forecasts(mode: str) -> None:
     trainer = make_trainer(arch_modes=[mode])
     model = trainer.build_candidate(trainer.make_candidate())
-    x = torch.randn(2, LOOKBACK, 2)
-    assert model(x).shape == (2, HORIZON, 2)
-    assert model(x, None, None, 0.5).shape == (2, HORIZON, 2)
+    x = torch.randn(2, LOOKBACK, C)
+    assert model(x).shape == (2, HORIZON, C)
+    assert model(x, None, None, 0.5).shape == (2, HORIZON, C)
 
 
 def test_the_phases_one_after_the_other(searched: Searched) -> None:
@@ -153,7 +153,7 @@ def test_a_config_object_drives_the_workflow(searched: Searched) -> None:
     from foreblocks.darts import DARTSConfig, DARTSTrainConfig, MultiFildelitySearchConfig
 
     config = DARTSConfig(
-        input_dim=2, seq_length=LOOKBACK, forecast_horizon=HORIZON, device="cpu",
+        input_dim=C, seq_length=LOOKBACK, forecast_horizon=HORIZON, device="cpu",
         train=DARTSTrainConfig(epochs=1), search=MultiFildelitySearchConfig(num_candidates=1, top_k=1, final_epochs=1),
     )  # fmt: skip
     config.space.hidden_dims = [8]
@@ -179,7 +179,7 @@ def test_save_and_load(searched: Searched) -> None:
     other = make_trainer()
     content = other.load_model("best_darts_model.pth")
     assert {"model_state_dict", "final_metrics", "training_info", "search_config"} <= set(content)
-    x = torch.randn(3, LOOKBACK, 2)
+    x = torch.randn(3, LOOKBACK, C)
     with torch.no_grad():
         assert torch.equal(other.final_model(x), searched.trainer.final_model(x))
 
@@ -190,7 +190,7 @@ def test_figures(searched: Searched) -> None:
 
     trainer, results = searched.trainer, searched.results
     x, y = next(iter(searched.loaders[1]))
-    assert trainer.plot_prediction(x, y, show=False, names=["a", "b"]) is not None
+    assert trainer.plot_prediction(x, y, show=False, names=["load", "holiday", "price"]) is not None
     assert plot_training_curve([2.0, 1.0], [3.0, 2.0], title="Training", save_path=None) is not None
     assert files() == []
     trainer.plot_alpha_evolution(results["best_candidate"]["search_results"]["alpha_values"])
@@ -207,13 +207,13 @@ def test_metrics_and_forecasts(searched: Searched) -> None:
     zeros = np.zeros((5, 2))
     assert compute_metrics(zeros, zeros + 2.0)["mae"] == 2.0
     x = torch.stack([searched.data.test[i][0] for i in range(5)])
-    assert batched_forecast(model, x, batch_size=2).shape == (5 + HORIZON - 1, 2)
+    assert batched_forecast(model, x, batch_size=2).shape == (5 + HORIZON - 1, C)
 
 
 def test_batches_of_a_user_loop() -> None:
     from foreblocks.darts.utils.training import unpack_forecasting_batch
 
-    x, y = torch.randn(3, LOOKBACK, 2), torch.randn(3, HORIZON, 2)
+    x, y = torch.randn(3, LOOKBACK, C), torch.randn(3, HORIZON, C)
     a, b, kwargs = unpack_forecasting_batch((x, y), "cpu", include_decoder_targets=True, teacher_forcing_ratio=0.5)
     assert torch.equal(a, x)
     assert torch.equal(b, y)

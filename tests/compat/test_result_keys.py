@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from .conftest import HORIZON, LOOKBACK, Searched, files, make_trainer
+from .conftest import HORIZON, LOOKBACK, C, Searched, files, make_trainer
 
 METRICS = {"mse", "rmse", "mae", "mape", "r2_score"}
 PROXIES = {
@@ -56,7 +56,7 @@ def check_metrics(metrics: dict[str, float]) -> None:
 def check_model(model: nn.Module) -> None:
     """The model forecasts."""
     with torch.no_grad():
-        assert model(torch.randn(3, LOOKBACK, 2)).shape == (3, HORIZON, 2)
+        assert model(torch.randn(3, LOOKBACK, C)).shape == (3, HORIZON, C)
 
 
 # ---- multi_fidelity_search --------------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ def test_final_config_rebuilds_the_network(searched: Searched) -> None:
     from foreblocks.darts import TimeSeriesDARTS
 
     config = searched.results["final_config"]
-    assert (config["input_dim"], config["seq_length"], config["forecast_horizon"]) == (2, LOOKBACK, HORIZON)
+    assert (config["input_dim"], config["seq_length"], config["forecast_horizon"]) == (C, LOOKBACK, HORIZON)
     check_model(TimeSeriesDARTS(**config).eval())
 
 

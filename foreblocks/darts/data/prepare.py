@@ -58,7 +58,7 @@ class Prepared:
         )  # fmt: skip
 
     def loaders(self, batch_size: int = 32, seed: int = 0) -> Loaders:
-        """Return train, validation and test ``DataLoader``s; the train one is shuffled, none drops its last batch.
+        """Return the train, validation and test loader; the train one is shuffled, none drops its last batch.
 
         Args:
             batch_size: windows per batch, at least 1.
