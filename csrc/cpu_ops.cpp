@@ -8,6 +8,7 @@
 
 #include "glue/mixed_sum.h"
 #include "glue/norm.h"
+#include "glue/saliency.h"
 #include "glue/scan.h"
 #include "glue/steps.h"
 
@@ -45,6 +46,7 @@ STABLE_TORCH_LIBRARY_IMPL(foreblocks_darts, CPU, m) {
   m.impl("depthwise_conv1d_backward", TORCH_BOX(&foreblocks::depthwise_backward));
   m.impl("moving_average", TORCH_BOX(&foreblocks::average_forward));
   m.impl("moving_average_backward", TORCH_BOX(&foreblocks::average_backward));
+  m.impl("saliency", TORCH_BOX(&foreblocks::saliency));
   m.impl("selective_scan", TORCH_BOX(&foreblocks::scan_forward));
   m.impl("selective_scan_backward", TORCH_BOX(&foreblocks::scan_backward));
 }

@@ -14,12 +14,14 @@ from .reference import (
     conv_transpose1d,
     time_linear,
 )
+from .saliencies import batched_jacobian, saliency
 from .scan import selective_scan, selective_scan_steps, selective_state_update
 from .table import KernelReport, report
 
 __all__ = [
     "KernelReport",
     "KernelUnavailable",
+    "batched_jacobian",
     "causal_conv1d",
     "causal_conv1d_steps",
     "causal_conv1d_update",
@@ -30,6 +32,7 @@ __all__ = [
     "moving_average",
     "norm_act",
     "report",
+    "saliency",
     "selective_scan",
     "selective_scan_steps",
     "selective_state_update",

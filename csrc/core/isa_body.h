@@ -6,6 +6,7 @@
 #include "simd.h"
 #include "simd_math.h"
 #include "mixed_sum.h"
+#include "saliency.h"
 #include "norm.h"
 #include "depthwise.h"
 #include "average.h"
@@ -19,6 +20,7 @@ static constexpr Kernels<T> kernels() {
   k.square_sums = square_sums<T>;
   k.mixed_dots = mixed_dots<T>;
   k.scaled_copies = scaled_copies<T>;
+  k.saliency = saliency<T>;
   k.norm_forward = norm_forward<T>;
   k.norm_backward = norm_backward<T>;
   k.depthwise_forward = depthwise_forward<T>;

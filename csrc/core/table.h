@@ -26,6 +26,8 @@ struct Kernels {
   void (*mixed_dots)(const T* g, const T* const* xs, int64_t count, double* dots, int64_t begin, int64_t end);
   // outs[k][i] = w[k] · g[i].
   void (*scaled_copies)(const T* g, const T* w, T* const* outs, int64_t count, int64_t begin, int64_t end);
+  // sums: Σ|w·g|, Σ w·g, Σ g², Σ|g|.
+  void (*saliency)(const T* w, const T* g, double* sums, int64_t begin, int64_t end);
   // Rows [begin, end). Backward adds to sums [2, dim], the gradients of weight and bias; scratch holds two rows.
   void (*norm_forward)(const NormArgs<T>& a, int64_t begin, int64_t end);
   void (*norm_backward)(const NormArgs<T>& a, T* sums, T* scratch, int64_t begin, int64_t end);

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from foreblocks.darts import kernels
-from foreblocks.darts.kernels import averages, depthwise, mixture, norms, scan
+from foreblocks.darts.kernels import averages, depthwise, mixture, norms, saliencies, scan
 from foreblocks.darts.kernels._library import LIBRARY
 
 from .tools import close, gradients, needs_native, noise
@@ -33,6 +33,7 @@ def calls() -> list[tuple[Any, tuple[Any, ...]]]:
     return [
         (scan._FORWARD, (*series, True)),
         (scan._BACKWARD, (leaf(2, 5, 6, seed=7), leaf(2, 1, 4, 6, seed=12), *series)),
+        (saliencies._FORWARD, ([noise(2, 5), noise(3)], [noise(2, 5, seed=2), noise(3, seed=2)])),
         (mixture._FORWARD, (parts, leaf(3), True, True)),
         (mixture._BACKWARD, (leaf(2, 5), parts, leaf(3), True, [0, 2])),
         (norms._FORWARD, norm),

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...kernels import saliency
 from .features import Block, BlockRecorder, block_jacobian, layer_maps
 from .flops import count_flops
 from .recorder import ActivationRecorder, FisherRecorder
@@ -99,6 +100,11 @@ class Passes:
     def gradients(self) -> list[tuple[Tensor, Tensor]]:
         """``(weight, ∂L/∂weight)`` of every prunable weight that the output depends on, both detached."""
         return [(w.detach(), g.detach()) for w, g in self._once("backward", self._backward)]
+
+    @property
+    def saliency(self) -> Tensor:
+        """``Σ|w·g|, Σ w·g, Σ g², Σ|g|`` of every prunable weight, ``[K, 4]`` float64."""
+        return self._once("saliency", lambda: saliency(*zip(*self.gradients, strict=True)))
 
     @property
     def fisher(self) -> FisherRecorder:
