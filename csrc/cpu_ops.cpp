@@ -8,6 +8,7 @@
 
 #include "glue/mixed_sum.h"
 #include "glue/norm.h"
+#include "glue/products.h"
 #include "glue/saliency.h"
 #include "glue/scan.h"
 #include "glue/steps.h"
@@ -47,6 +48,10 @@ STABLE_TORCH_LIBRARY_IMPL(foreblocks_darts, CPU, m) {
   m.impl("moving_average", TORCH_BOX(&foreblocks::average_forward));
   m.impl("moving_average_backward", TORCH_BOX(&foreblocks::average_backward));
   m.impl("saliency", TORCH_BOX(&foreblocks::saliency));
+  m.impl("time_linear", TORCH_BOX(&foreblocks::time_linear_forward));
+  m.impl("time_linear_backward", TORCH_BOX(&foreblocks::time_linear_backward));
+  m.impl("step_conv1d", TORCH_BOX(&foreblocks::step_conv_forward));
+  m.impl("step_conv1d_backward", TORCH_BOX(&foreblocks::step_conv_backward));
   m.impl("selective_scan", TORCH_BOX(&foreblocks::scan_forward));
   m.impl("selective_scan_backward", TORCH_BOX(&foreblocks::scan_backward));
 }

@@ -9,11 +9,8 @@ from .depthwise import depthwise_conv1d
 from .dispatch import KernelUnavailable
 from .mixture import mixed_sum
 from .norms import norm_act
-from .reference import (
-    conv1d,
-    conv_transpose1d,
-    time_linear,
-)
+from .products import conv1d, linear, time_linear
+from .reference import conv_transpose1d
 from .saliencies import batched_jacobian, saliency
 from .scan import selective_scan, selective_scan_steps, selective_state_update
 from .table import KernelReport, report
@@ -28,6 +25,7 @@ __all__ = [
     "conv1d",
     "conv_transpose1d",
     "depthwise_conv1d",
+    "linear",
     "mixed_sum",
     "moving_average",
     "norm_act",

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .._core.errors import InvalidArgument, check_choice
 from . import _native
+from .dispatch import autocasting
 
 NATIVE_DTYPES = (torch.float32, torch.float64)
 # The order is that of csrc/core/args.h.
@@ -44,8 +45,10 @@ def check_shape(name: str, x: Tensor, shape: tuple[int | None, ...], letters: st
 
 
 def check_like(name: str, x: Tensor, like: Tensor) -> None:
-    """Raise unless ``x`` has the dtype and the device of ``like``."""
-    if x.dtype != like.dtype or x.device != like.device:
+    """Raise unless ``x`` has the dtype (but for autocast) and the device of ``like``."""
+    if x.dtype == like.dtype and x.device == like.device:
+        return
+    if x.device != like.device or not autocasting():
         raise InvalidArgument(f"{name} is {x.dtype} on {x.device}, but the input is {like.dtype} on {like.device}.")
 
 

@@ -6,7 +6,7 @@ without a reason against it is chosen once for each (device, dtype, needs-grad) 
 that one cannot run, the call raises instead of falling back.
 
 Whatever looks into the graph gets the reference, always: functorch transforms, ``torch.export`` and ONNX export, and
-function or dispatch modes (the recorders of the zero-cost scores, FLOP counters).
+function or dispatch modes (the recorders of the zero-cost scores, FLOP counters); and so does ``torch.autocast``.
 """
 
 from __future__ import annotations
@@ -57,12 +57,19 @@ def forced() -> str:
     return check_choice(VARIABLE, os.environ.get(VARIABLE) or "auto", CHOICES)
 
 
+def autocasting() -> bool:
+    """Return True inside ``torch.autocast``, where tensors of several dtypes meet and PyTorch chooses among them."""
+    return torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
+
+
 def observed() -> bool:
     """Return True while something looks into the graph and has to see plain PyTorch operations."""
     if torch.compiler.is_exporting():
         return True
     if torch.compiler.is_compiling():
         return False
+    if autocasting():
+        return True
     if torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack() > 0:
         return True
     if torch._C._len_torch_function_stack() > 0:

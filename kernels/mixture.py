@@ -13,7 +13,7 @@ from .._core.errors import InvalidArgument
 from . import _triton
 from ._inputs import native_supports
 from ._library import define, differentiable_lists, second_order
-from .dispatch import Implementation, Operation
+from .dispatch import Implementation, Operation, autocasting
 
 
 def mixed_sum(
@@ -43,7 +43,7 @@ def _check(xs: Sequence[Tensor], weights: Tensor) -> None:
     for k, x in enumerate(xs):
         if x.shape != shape:
             raise InvalidArgument(f"xs[{k}] has shape {tuple(x.shape)}, but xs[0] has {tuple(shape)}.")
-        if x.dtype != dtype:
+        if x.dtype != dtype and not autocasting():
             raise InvalidArgument(f"xs[{k}] has dtype {x.dtype}, but weights has {dtype}.")
 
 

@@ -51,6 +51,22 @@ struct AverageArgs {
   T* out;
 };
 
+// C[m, :] = start + Σ_tap Σ_k A[m, k] · B[k, :].
+template <class T>
+struct Product {
+  const T* a;
+  int64_t a_row, a_step;  // elements from one row m to the next, from one k to the next
+  const T* b;
+  int64_t b_row;
+  T* c;
+  int64_t c_row;
+  int64_t rows, inner, columns;
+  int64_t taps, a_tap, b_tap;  // the sum over taps moves A and B by these
+  bool add;                    // start with what C holds; else with one of the next two, else with zero
+  const T* by_column;
+  const T* by_row;
+};
+
 // Steps between two states that the forward scan keeps.
 constexpr int64_t kScanChunk = 32;
 

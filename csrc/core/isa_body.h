@@ -11,6 +11,7 @@
 #include "depthwise.h"
 #include "average.h"
 #include "scan.h"
+#include "matrix.h"
 // clang-format on
 
 template <class T>
@@ -27,6 +28,8 @@ static constexpr Kernels<T> kernels() {
   k.depthwise_backward = depthwise_backward<T>;
   k.average_forward = average_forward<T>;
   k.average_backward = average_backward<T>;
+  k.product = product<T>;
+  k.transpose = transpose<T>;
   k.scan_forward = scan_forward<T>;
   k.scan_backward = scan_backward<T>;
   return k;

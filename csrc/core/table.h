@@ -28,7 +28,7 @@ struct Kernels {
   void (*scaled_copies)(const T* g, const T* w, T* const* outs, int64_t count, int64_t begin, int64_t end);
   // sums: Σ|w·g|, Σ w·g, Σ g², Σ|g|.
   void (*saliency)(const T* w, const T* g, double* sums, int64_t begin, int64_t end);
-  // Rows [begin, end). Backward adds to sums [2, dim], the gradients of weight and bias; scratch holds two rows.
+  // Rows [begin, end). Backward adds to sums [2, dim], the gradients of weight and bias; scratch holds five rows.
   void (*norm_forward)(const NormArgs<T>& a, int64_t begin, int64_t end);
   void (*norm_backward)(const NormArgs<T>& a, T* sums, T* scratch, int64_t begin, int64_t end);
   // Samples [begin, end). Backward adds to sums [width + 1, dim], the gradients of taps and bias; scratch holds
@@ -38,6 +38,8 @@ struct Kernels {
   // Samples [begin, end); scratch holds `width` vectors.
   void (*average_forward)(const AverageArgs<T>& a, T* scratch, int64_t begin, int64_t end);
   void (*average_backward)(const AverageArgs<T>& a, T* scratch, int64_t begin, int64_t end);
+  void (*product)(const Product<T>& p);
+  void (*transpose)(const T* from, int64_t rows, int64_t columns, T* to);
   // Samples [begin, end). Forward: scratch holds `states` vectors. Backward: scan_vectors() of them, and it adds to
   // sums [states + 2, dim], the gradients of a, skip and delta_bias.
   void (*scan_forward)(const ScanArgs<T>& a, T* scratch, int64_t begin, int64_t end);

@@ -84,7 +84,7 @@ inline std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> norm_act_backward(
     const int64_t size = std::max<int64_t>(1, kBlock / std::max<int64_t>(a.dim, 1)), pair = 2 * a.dim;
     std::vector<T> partial(block_count(g.count(), size) * pair, T(0));
     for_blocks(g.count(), size, [&](int64_t block, int64_t begin, int64_t end) {
-      std::vector<T> scratch(pair);
+      std::vector<T> scratch(5 * a.dim);
       active().of<T>().norm_backward(a, partial.data() + block * pair, scratch.data(), begin, end);
     });
     if (!(needs & 2)) return {grad_x, nothing(x), nothing(x), grad_residual, grad_gate};

@@ -234,4 +234,43 @@ def conv_cases() -> list[Case]:
     ]
 
 
-CASES = [*norm_cases(), *depthwise_cases(), *average_cases(), *scan_cases(), *conv_cases()]
+def product_cases() -> list[Case]:
+    sizes = [(2, 4, 3, 2), (1, 1, 32, 15), (3, 9, 17, 33), (2, 37, 15, 7), (2, 40, 64, 32)]
+
+    def dense(x: Tensor, w: Tensor, b: Tensor, dilation: int, causal: bool) -> Tensor:
+        steps, reach = x.shape[1], (w.shape[2] - 1) * dilation
+        left = reach if causal else reach - reach // 2
+        rows = []
+        for t in range(steps):
+            at = [t - left + j * dilation for j in range(w.shape[2])]
+            parts = [x[:, s] @ w[:, :, j].T for j, s in enumerate(at) if 0 <= s < steps]
+            rows.append(sum(parts, b.expand(x.shape[0], -1)))
+        return torch.stack(rows, dim=1)
+
+    def conv(width: int, dilation: int, causal: bool) -> Case:
+        return Case(
+            f"conv1d-{width}-{dilation}-{'causal' if causal else 'centred'}",
+            lambda x, w, b: kernels.conv1d(x, w, b, dilation=dilation, padding="causal" if causal else "same"),
+            lambda x, w, b: dense(x, w, b, dilation, causal),
+            [[(n, t, i), (o, i, width), (o,)] for n, t, i, o in sizes],
+        )
+
+    return [
+        conv(3, 1, True),
+        conv(2, 3, False),
+        Case(
+            "linear",
+            kernels.linear,
+            lambda x, w, b: torch.einsum("nti,oi->nto", x, w) + b,
+            [[(n, t, i), (o, i), (o,)] for n, t, i, o in sizes],
+        ),
+        Case(
+            "time_linear",
+            kernels.time_linear,
+            lambda x, w, b: torch.einsum("ntd,ot->nod", x, w) + b.unsqueeze(1),
+            [[(n, t, d), (o, t), (o,)] for n, t, d, o in sizes],
+        ),
+    ]
+
+
+CASES = [*norm_cases(), *depthwise_cases(), *average_cases(), *scan_cases(), *conv_cases(), *product_cases()]

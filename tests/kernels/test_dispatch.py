@@ -14,6 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from foreblocks.darts import cli, kernels
 from foreblocks.darts._core.errors import InvalidArgument
 from foreblocks.darts._core.logging import _said
+from foreblocks.darts.architecture.mixed_op import MixedOp
 from foreblocks.darts.kernels import _native, dispatch
 from foreblocks.darts.kernels.dispatch import Implementation, KernelUnavailable, Operation
 from foreblocks.darts.search.proxies.recorder import ActivationRecorder
@@ -128,3 +129,13 @@ def test_import_leaves_denormal_numbers_alone():
         "print(bool(k.mixed_sum([x, x], torch.ones(2)).min() > 0), bool((x + x).min() > 0))"
     )
     assert run(code).stdout.split() == ["True", "True"]
+
+
+def test_autocast_mixes_dtypes_as_without_kernels():
+    torch.manual_seed(0)
+    edge = MixedOp(8, 12, ["Identity", "TimeConv", "TCN", "DLinear", "GRN", "Fourier"]).eval()
+    x = noise(3, 12, 8)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        low = edge(x)
+        low.float().sum().backward()
+    torch.testing.assert_close(low.float(), edge(x), rtol=5e-2, atol=5e-2)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from foreblocks.darts import kernels
-from foreblocks.darts.kernels import averages, depthwise, mixture, norms, saliencies, scan
+from foreblocks.darts.kernels import averages, depthwise, mixture, norms, products, saliencies, scan
 from foreblocks.darts.kernels._library import LIBRARY
 
 from .tools import close, gradients, needs_native, noise
@@ -33,6 +33,10 @@ def calls() -> list[tuple[Any, tuple[Any, ...]]]:
     return [
         (scan._FORWARD, (*series, True)),
         (scan._BACKWARD, (leaf(2, 5, 6, seed=7), leaf(2, 1, 4, 6, seed=12), *series)),
+        (products._TIME_FORWARD, (x, leaf(4, 5), leaf(4))),
+        (products._TIME_BACKWARD, (leaf(2, 4, 6), x, leaf(4, 5), 3)),
+        (products._CONV_FORWARD, (x, leaf(4, 6, 3), leaf(4), 2, 4)),
+        (products._CONV_BACKWARD, (leaf(2, 5, 4), x, leaf(4, 6, 3), 2, 4, 3)),
         (saliencies._FORWARD, ([noise(2, 5), noise(3)], [noise(2, 5, seed=2), noise(3, seed=2)])),
         (mixture._FORWARD, (parts, leaf(3), True, True)),
         (mixture._BACKWARD, (leaf(2, 5), parts, leaf(3), True, [0, 2])),

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .._core.errors import InvalidArgument, check_choice, check_int
-from .blocks import FeatureDropout
+from .blocks import FeatureDropout, Linear
 
 ROPE_BASE = 10000.0
 SPARSE_FACTOR = 5
@@ -279,10 +279,10 @@ class MultiHeadAttention(nn.Module):
         self.causal = causal
         self.rotary = ordered and kernel.rotary
         # No bias: softmax does not see one that is added to every key.
-        self.query = nn.Linear(dim, dim, bias=False)
-        self.key_value = nn.Linear(dim, 2 * dim, bias=False)
+        self.query = Linear(dim, dim, bias=False)
+        self.key_value = Linear(dim, 2 * dim, bias=False)
         self.kernel = kernel(heads, Geometry(causal=causal, ordered=ordered))
-        self.out = nn.Linear(dim, dim)
+        self.out = Linear(dim, dim)
         self.dropout = FeatureDropout(dropout)
 
     def forward(self, x: Tensor, memory: Tensor | None = None) -> Tensor:

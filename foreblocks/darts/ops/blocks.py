@@ -6,10 +6,11 @@ import math
 from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .._core.errors import InvalidArgument
-from ..kernels import conv1d, conv_transpose1d, depthwise_conv1d, moving_average, norm_act, time_linear
+from ..kernels import conv1d, conv_transpose1d, depthwise_conv1d, linear, moving_average, norm_act, time_linear
 
 NORM_EPS = 1e-6
 
@@ -109,6 +110,14 @@ class FeatureDropout(nn.Module):
     def extra_repr(self) -> str:
         """Show the rate."""
         return f"rate={self.rate}"
+
+
+class Linear(nn.Linear):
+    """``torch.nn.Linear`` over the features of ``[N, T, D]``, on the product that suits small widths."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``[..., I]`` to ``[..., O]``."""
+        return linear(x, self.weight, self.bias) if x.dim() == 3 else F.linear(x, self.weight, self.bias)
 
 
 class TimeLinear(nn.Module):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels import depthwise_conv1d
-from .blocks import FeatureDropout, StepConv, StepConvTranspose, check_length, rms_norm
+from .blocks import FeatureDropout, Linear, StepConv, StepConvTranspose, check_length, rms_norm
 from .registry import register_op
 
 _MULTI_SCALE_KERNELS = (1, 3, 5, 7)
@@ -29,7 +29,7 @@ class TimeConv(nn.Module):
     def __init__(self, dim: int, length: int, *, dropout: float = 0.1) -> None:
         super().__init__()
         self.depthwise = StepConv(dim, dim, 3, causal=True, depthwise=True)
-        self.pointwise = nn.Linear(dim, dim)
+        self.pointwise = Linear(dim, dim)
         self.dropout = FeatureDropout(dropout)
         self.norm = rms_norm(dim)
 
@@ -84,7 +84,7 @@ class ConvMixer(nn.Module):
         super().__init__()
         self.depthwise = StepConv(dim, dim, 9, depthwise=True)
         self.inner_norm = rms_norm(dim)
-        self.pointwise = nn.Linear(dim, dim)
+        self.pointwise = Linear(dim, dim)
         self.dropout = FeatureDropout(dropout)
         self.norm = rms_norm(dim)
 
@@ -112,16 +112,16 @@ class MultiScaleConv(nn.Module):
         super().__init__()
         kernels = _MULTI_SCALE_KERNELS[:dim]
         sizes = [len(part) for part in torch.arange(dim).tensor_split(len(kernels))]
-        self.entry = nn.Linear(dim, dim)
+        self.entry = Linear(dim, dim)
         self.taps = nn.ParameterList(
             torch.empty(size, kernel).uniform_(-1.0, 1.0) / math.sqrt(kernel)
             for size, kernel in zip(sizes, kernels, strict=True)
         )
-        self.gate = nn.Linear(dim, len(kernels))
+        self.gate = Linear(dim, len(kernels))
         scale_of = torch.repeat_interleave(torch.arange(len(kernels)), torch.tensor(sizes))
         # [D, S], S times a one-hot row: spreads the gate over the features and keeps its mean at 1.
         self.register_buffer("spread", F.one_hot(scale_of, len(kernels)).float() * len(kernels), persistent=False)
-        self.exit = nn.Linear(dim, dim)
+        self.exit = Linear(dim, dim)
         self.dropout = FeatureDropout(dropout)
         self.norm = rms_norm(dim)
 

@@ -10,7 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels import time_linear
-from .blocks import FeatureDropout, SeriesDecomposition, TimeLinear, check_length, odd_kernel, pad_steps, rms_norm
+from .blocks import (
+    FeatureDropout,
+    Linear,
+    SeriesDecomposition,
+    TimeLinear,
+    check_length,
+    odd_kernel,
+    pad_steps,
+    rms_norm,
+)
 from .registry import register_op
 
 _MIXER_SCALES = 3
@@ -99,8 +108,8 @@ class TimeMixer(nn.Module):
         pairs = list(itertools.pairwise(lengths))
         self.season_down = nn.ModuleList(_TimeMix(fine, coarse) for fine, coarse in pairs)
         self.trend_up = nn.ModuleList(_TimeMix(coarse, fine) for fine, coarse in pairs)
-        self.expand = nn.Linear(dim, dim)
-        self.reduce = nn.Linear(dim, dim)
+        self.expand = Linear(dim, dim)
+        self.reduce = Linear(dim, dim)
         self.dropout = FeatureDropout(dropout)
         self.norm = rms_norm(dim)
 

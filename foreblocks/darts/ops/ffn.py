@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .._core.errors import check_int
-from .blocks import FeatureDropout
+from .blocks import FeatureDropout, Linear
 
 
 def gated_width(dim: int, parts: int = 1) -> int:
@@ -37,8 +37,8 @@ class SwiGLU(nn.Module):
     def __init__(self, dim: int, *, hidden: int | None = None, dropout: float = 0.0) -> None:
         super().__init__()
         width = gated_width(dim) if hidden is None else check_int("hidden", hidden, low=1)
-        self.up = nn.Linear(dim, 2 * width, bias=False)
-        self.down = nn.Linear(width, dim, bias=False)
+        self.up = Linear(dim, 2 * width, bias=False)
+        self.down = Linear(width, dim, bias=False)
         self.dropout = FeatureDropout(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -77,9 +77,9 @@ class MoE(nn.Module):
         self.top_k = check_int("top_k", top_k, low=1, high=experts)
         width = gated_width(dim, 1 + top_k)
         total = (1 + experts) * width
-        self.router = nn.Linear(dim, experts, bias=False)
-        self.up = nn.Linear(dim, 2 * total, bias=False)
-        self.down = nn.Linear(total, dim, bias=False)
+        self.router = Linear(dim, experts, bias=False)
+        self.up = Linear(dim, 2 * total, bias=False)
+        self.down = Linear(total, dim, bias=False)
         # Each expert is initialised as the block of its own width that it is.
         nn.init.uniform_(self.down.weight, -1.0 / math.sqrt(width), 1.0 / math.sqrt(width))
         self.dropout = FeatureDropout(dropout)

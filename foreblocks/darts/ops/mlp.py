@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .blocks import FeatureDropout, rms_norm
+from .blocks import FeatureDropout, Linear, rms_norm
 from .registry import register_op
 
 
@@ -42,9 +42,9 @@ class GRN(nn.Module):
 
     def __init__(self, dim: int, length: int, *, dropout: float = 0.1) -> None:
         super().__init__()
-        self.hidden = nn.Linear(dim, dim)
+        self.hidden = Linear(dim, dim)
         self.dropout = FeatureDropout(dropout)
-        self.gate = nn.Linear(dim, 2 * dim)
+        self.gate = Linear(dim, 2 * dim)
         self.norm = rms_norm(dim)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -66,8 +66,8 @@ class ResidualMLP(nn.Module):
 
     def __init__(self, dim: int, length: int, *, dropout: float = 0.1) -> None:
         super().__init__()
-        self.expand = nn.Linear(dim, 2 * dim)
-        self.reduce = nn.Linear(2 * dim, dim)
+        self.expand = Linear(dim, 2 * dim)
+        self.reduce = Linear(2 * dim, dim)
         self.dropout = FeatureDropout(dropout)
         self.norm = rms_norm(dim)
 

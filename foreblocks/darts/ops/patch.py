@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels import time_linear
-from .blocks import FeatureDropout, TimeLinear, check_length, pad_steps, rms_norm
+from .blocks import FeatureDropout, Linear, TimeLinear, check_length, pad_steps, rms_norm
 from .registry import register_op
 
 _PATCH = 16
@@ -40,8 +40,8 @@ class PatchEmbed(nn.Module):
         self.padding = blocks * self.stride - length
         patches = blocks - 1
         # A patch is two neighbouring blocks: one product embeds each block as first and as second half.
-        self.embed = nn.Linear(self.stride * dim, 2 * dim)
-        self.features = nn.Linear(dim, dim)
+        self.embed = Linear(self.stride * dim, 2 * dim)
+        self.features = Linear(dim, dim)
         self.patches = TimeLinear(patches, patches)
         self.dropout = FeatureDropout(dropout)
         self.norm = rms_norm(dim)

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..kernels import conv1d, conv_transpose1d, time_linear
-from .blocks import FeatureDropout, check_length, pad_steps, rms_norm
+from ..kernels import conv1d, conv_transpose1d, linear, time_linear
+from .blocks import FeatureDropout, Linear, check_length, pad_steps, rms_norm
 from .registry import register_op
 
 _WAVELET = "db2"
@@ -46,7 +46,7 @@ class Wavelet(nn.Module):
         for name, taps in (("low", wavelet.dec_lo), ("high", wavelet.dec_hi)):
             # A filter is a correlation with the reversed taps, the same ones for every feature.
             self.register_buffer(name, torch.tensor(taps[::-1]).repeat(dim, 1, 1), persistent=False)
-        self.bands = nn.ModuleList(nn.Linear(dim, dim) for _ in range(self.levels + 1))
+        self.bands = nn.ModuleList(Linear(dim, dim) for _ in range(self.levels + 1))
         self.dropout = FeatureDropout(dropout)
         self.norm = rms_norm(dim)
 
@@ -106,10 +106,10 @@ class Fourier(nn.Module):
         self.register_buffer("back", back, persistent=False)
         self.filter_real = nn.Parameter(1.0 + 0.1 * torch.randn(self.modes, dim))
         self.filter_imag = nn.Parameter(0.1 * torch.randn(self.modes, dim))
-        self.mix = nn.Linear(dim, 2 * dim, bias=False)
+        self.mix = Linear(dim, 2 * dim, bias=False)
         self.bias_real = nn.Parameter(torch.zeros(dim))
         self.bias_imag = nn.Parameter(torch.zeros(dim))
-        self.gate = nn.Linear(dim, dim)
+        self.gate = Linear(dim, dim)
         self.dropout = FeatureDropout(dropout)
         self.norm = rms_norm(dim)
 
@@ -122,17 +122,13 @@ class Fourier(nn.Module):
                 real * self.filter_real - imag * self.filter_imag,
                 real * self.filter_imag + imag * self.filter_real,
             ],
-            dim=1,
+            dim=-1,
         )
-        by_real, by_imag = self.mix(filtered).chunk(2, dim=-1)  # each [N, 2M, D]
-        spectrum = torch.cat(
-            [
-                by_real[:, : self.modes] - by_imag[:, self.modes :] + self.bias_real,
-                by_real[:, self.modes :] + by_imag[:, : self.modes] + self.bias_imag,
-            ],
-            dim=1,
-        )
-        y = time_linear(F.gelu(spectrum), self.back)
+        # A complex map is the real one [[R, -I], [I, R]] on the parts side by side: one product, nothing to slice.
+        by_real, by_imag = self.mix.weight.chunk(2)
+        weight = torch.cat([torch.cat([by_real, -by_imag], dim=1), torch.cat([by_imag, by_real], dim=1)])
+        spectrum = linear(filtered, weight, torch.cat([self.bias_real, self.bias_imag]))  # [N, M, 2D]
+        y = time_linear(torch.cat(F.gelu(spectrum).chunk(2, dim=-1), dim=1), self.back)
         return self.norm.join(x, y, self.dropout, gate=self.gate(x))
 
 
@@ -168,9 +164,9 @@ class TimesNet(nn.Module):
         self.register_buffer("periods", periods, persistent=False)
         self.register_buffer("period_of", period_of, persistent=False)
         self.register_buffer("neighbours", _fold_table(length, periods.tolist()), persistent=False)
-        self.entry = nn.Linear(dim, width)
-        self.fold = nn.Linear(9 * width, width)
-        self.exit = nn.Linear(width, dim)
+        self.entry = Linear(dim, width)
+        self.fold = Linear(9 * width, width)
+        self.exit = Linear(width, dim)
         self.dropout = FeatureDropout(dropout)
         self.norm = rms_norm(dim)
 

@@ -6,12 +6,11 @@ import math
 from typing import final
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .._core.errors import check_int
-from ..kernels import causal_conv1d_steps, selective_scan_steps
-from .blocks import FeatureDropout
+from ..kernels import causal_conv1d_steps, linear, selective_scan_steps
+from .blocks import FeatureDropout, Linear
 
 SHORTEST_STEP = 1e-3
 LONGEST_STEP = 1e-1
@@ -44,14 +43,14 @@ class SelectiveSSM(nn.Module):
         self.rank = math.ceil(dim / 16)
         inner = check_int("expand", expand, low=1) * dim
         bound = 1.0 / math.sqrt(check_int("conv", conv, low=1))
-        self.inward = nn.Linear(dim, 2 * inner, bias=False)
+        self.inward = Linear(dim, 2 * inner, bias=False)
         self.conv_weight = nn.Parameter(torch.empty(inner, conv).uniform_(-bound, bound))
         self.conv_bias = nn.Parameter(torch.empty(inner).uniform_(-bound, bound))
-        self.select = nn.Linear(inner, self.rank + 2 * state, bias=False)
-        self.step = nn.Linear(self.rank, inner)
+        self.select = Linear(inner, self.rank + 2 * state, bias=False)
+        self.step = Linear(self.rank, inner)
         self.log_decay = nn.Parameter(torch.arange(1.0, state + 1.0).log().repeat(inner, 1))
         self.skip = nn.Parameter(torch.ones(inner))
-        self.outward = nn.Linear(inner, dim, bias=False)
+        self.outward = Linear(inner, dim, bias=False)
         self.dropout = FeatureDropout(dropout)
         low, high = math.log(SHORTEST_STEP), math.log(LONGEST_STEP)
         with torch.no_grad():
@@ -64,7 +63,7 @@ class SelectiveSSM(nn.Module):
         u, gate = self.inward(x).chunk(2, dim=-1)  # [N, T, inner] each
         u = causal_conv1d_steps(u, self.conv_weight, self.conv_bias, activation="silu")
         raw, b, c = self.select(u).split([self.rank, self.state, self.state], dim=-1)
-        delta = F.linear(raw, self.step.weight)
+        delta = linear(raw, self.step.weight)
         decay = -torch.exp(self.log_decay)
         y = selective_scan_steps(u, delta, decay, b, c, self.skip, gate, self.step.bias, delta_softplus=True)
         return self.dropout(self.outward(y))
