@@ -3,7 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 # Which torch to install: any requirement, a wheel, or pip options followed by one.
 TORCH ?= torch==2.13.0
-RUN_DIR ?= runs/demo
+# Folder of the run; without one, each run has a new folder in runs/.
+RUN_DIR ?=
 SEARCH_FLAGS ?= --final-epochs 8 --final-max-train-batches 90
 
 BIN := $(VENV)/bin
@@ -16,7 +17,7 @@ INSTALLED := $(VENV)/.installed
 .PHONY: search test test-triton test-pure bench docs install clean
 
 search: $(INSTALLED)  ## a real search on the embedded default data
-	$(BIN)/foreblocks-darts search --demo --run-dir $(RUN_DIR) $(SEARCH_FLAGS)
+	$(BIN)/foreblocks-darts search --demo $(if $(RUN_DIR),--run-dir $(RUN_DIR)) $(SEARCH_FLAGS)
 
 test: $(INSTALLED)  ## style, one-way imports, tests; the kernels in every form, and an install without them
 	$(BIN)/ruff check .

@@ -128,7 +128,7 @@ def test_ctrl_c_keeps_what_is_finished(data: Path, tmp_path: Path, workers: int)
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in error
-    assert error.splitlines()[-1] == "interrupted; what is finished stays in the run folder."
+    assert error.splitlines()[-1] == "interrupted; 'foreblocks-darts resume' goes on with what is in the run folder."
     assert 0 < len(json.loads((run / "candidates.json").read_text())) < 40
 
 

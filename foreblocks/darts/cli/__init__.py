@@ -8,10 +8,10 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 from .._core.errors import DartsError
 from ..config import PERTURBATIONS, RELAXATIONS
+from .arguments import ArgumentFile, add_resume, run_folder, stored_arguments
 from .predict import add_predict
 from .show import add_show
 from .sources import add_data_arguments, read_frame
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted; what is finished stays in the run folder.", file=sys.stderr)
+        print("interrupted; 'foreblocks-darts resume' goes on with what is in the run folder.", file=sys.stderr)
         return 130
 
 
@@ -77,7 +77,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--workers", type=int, default=2, help="worker processes of the search phases")
     run.add_argument("--threads", type=int, default=1, help="torch threads of each final training")
     run.add_argument("--device", default="auto", help="auto, cpu, cuda")
-    run.add_argument("--run-dir", help="folder for the run; default: runs/<name>-<seed>")
+    run.add_argument("--run-dir", help="folder for the run; default: runs/<name>-<seed>, numbered")
+    add_resume(commands, _resume)
     add_show(commands)
     add_predict(commands)
     table = commands.add_parser("kernels", help="show which compiled kernels run here, and why not", allow_abbrev=False)
@@ -92,7 +93,14 @@ def _kernels(_arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _search(a: argparse.Namespace) -> int:
+def _resume(a: argparse.Namespace) -> int:
+    arguments = stored_arguments(_parser(), a.run_folder)
+    if a.workers is not None:
+        arguments.workers = a.workers
+    return _search(arguments, resume=True)
+
+
+def _search(a: argparse.Namespace, *, resume: bool = False) -> int:
     from ..data import prepare
     from ..data.prepare import describe
     from ..evaluation.report import format_result_table
@@ -103,7 +111,8 @@ def _search(a: argparse.Namespace) -> int:
     prepared = prepare(
         frame, lookback=a.lookback, horizon=a.horizon, targets=a.targets, future_columns=a.future_columns or ()
     )
-    print(describe(prepared))
+    folder = run_folder(a.run_dir, frame.name, a.seed)
+    print(describe(prepared), f"run folder: {folder}", sep="\n")
     trainer = DARTSTrainer(len(prepared.channels), a.hidden_dims, a.horizon, a.lookback, a.device, a.ops, a.arch_modes)
     progress = SearchProgress()
     began = time.perf_counter()
@@ -116,7 +125,8 @@ def _search(a: argparse.Namespace) -> int:
             final_epochs=a.final_epochs,
             max_workers=a.workers,
             seed=a.seed,
-            run_dir=a.run_dir or Path("runs") / f"{frame.name}-{a.seed}",
+            run_dir=folder,
+            resume=resume,
             max_train_batches=a.max_train_batches,
             max_val_batches=a.max_train_batches,
             trial_steps=a.trial_steps,
@@ -132,7 +142,7 @@ def _search(a: argparse.Namespace) -> int:
             perturbation=a.perturbation,
             final_learning_rate=a.learning_rate,
             final_patience=a.patience,
-            callbacks=[progress],
+            callbacks=[progress, ArgumentFile(a, folder)],
             space={"channel_modes": a.channel_modes} if a.channel_modes else None,
         )
     print(format_result_table(result))
