@@ -46,6 +46,13 @@ def partial_interval(a: Array, b: Array, given: Array) -> Interval:
     return _interval(partial_spearman(a, b, given), _partial(a, b, given, _resamples(len(a))))
 
 
+def difference_interval(a: Array, b: Array, target: Array) -> Interval:
+    """Return how much better a is correlated with ``target`` than b, both on the same resamples."""
+    weights = _resamples(len(a))
+    value = spearman(a, target) - spearman(b, target)
+    return _interval(value, _correlations(a, target, weights) - _correlations(b, target, weights))
+
+
 def _resamples(count: int, seed: int = 0) -> Array:
     """Return how often each of ``count`` rows is in each resample, ``[RESAMPLES, count]``."""
     if not count:
@@ -97,7 +104,7 @@ def regret(score: Array, loss: Array, k: int) -> float:
     for _ in range(200 if len(np.unique(score)) < len(score) else 1):
         order = np.lexsort((rng.random(len(score)), -score))
         found.append(loss[order[:k]].min())
-    return 100.0 * (float(np.mean(found)) / float(loss.min()) - 1.0)
+    return _percent(float(np.mean(found)), loss)
 
 
 def random_regret(loss: Array, k: int) -> float:
@@ -109,7 +116,7 @@ def random_regret(loss: Array, k: int) -> float:
         chance = min(1.0, k / (n - place))
         expected += left * chance * value
         left *= 1.0 - chance
-    return 100.0 * (expected / float(ordered[0]) - 1.0)
+    return _percent(expected, loss)
 
 
 def affordable(short: Array, loss: Array, *, tried: int, kept: int, seed: int = 0, draws: int = 2000) -> float:
@@ -123,7 +130,11 @@ def affordable(short: Array, loss: Array, *, tried: int, kept: int, seed: int = 
     for _ in range(draws):
         rows = rng.permutation(len(loss))[:tried]
         total += loss[rows[np.argsort(short[rows], kind="stable")[: max(1, kept)]]].min()
-    return 100.0 * (total / draws / float(loss.min()) - 1.0)
+    return _percent(total / draws, loss)
+
+
+def _percent(found: float, loss: Array) -> float:
+    return max(0.0, 100.0 * (found / float(loss.min()) - 1.0))
 
 
 def finite(rows: Sequence[float]) -> Array:

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from foreblocks.darts.benchmarks import TsnasEntry, TsnasTable, load_tsnas
+from foreblocks.darts.evaluation.analysis.correlations import mean_ranks
 from foreblocks.darts.search.combiner import KINDS, MIN_TRAINED, fit_combiner
 
 from .correlation import (
     Array,
     affordable,
     better_half,
+    difference_interval,
     partial_interval,
     random_regret,
     regret,
@@ -24,12 +26,10 @@ from .correlation import (
 from .scorers import (
     RIVALS,
     aggregate_scores,
-    contract_members,
     fitted_after,
     proxy_scores,
     records,
     rival_scores,
-    subset_vote,
     transferred,
 )
 
@@ -43,8 +43,11 @@ def report(path: str | Path | None = None) -> str:
     return report_of(load_tsnas(path))
 
 
-def report_of(table: TsnasTable) -> str:
-    """Return the report of a table. Architectures without a training are left out; the others have 1 to 3 seeds."""
+def report_of(table: TsnasTable, kinds: Sequence[str] = KINDS) -> str:
+    """Return the report of a table, with the given kinds of fitted combiner.
+
+    Architectures without a training are left out; the others have 1 to 3 seeds.
+    """
     trained = {data: list(table.select(data=data, trainings=1)) for data in table.data_sets}
     lines = [f"TSNAS: {table.trainings} of {3 * len(table)} trainings of {len(table)} scored entries"]
     for data, entries in trained.items():
@@ -53,13 +56,13 @@ def report_of(table: TsnasTable) -> str:
             lines.append(f"too few for a report ({MIN_TRAINED} are needed)")
             continue
         others = [entry for name, rest in trained.items() if name != data for entry in rest]
-        lines += _of_data(entries, others)
+        lines += _of_data(entries, others, kinds)
     if all(len(entries) >= MIN_TRAINED for entries in trained.values()) and len(trained) > 1:
         lines += ["", *_attempts(trained)]
     return "\n".join(lines) + "\n"
 
 
-def _of_data(entries: Sequence[TsnasEntry], others: Sequence[TsnasEntry]) -> list[str]:
+def _of_data(entries: Sequence[TsnasEntry], others: Sequence[TsnasEntry], kinds: Sequence[str]) -> list[str]:
     loss = np.array([entry.mean_val_mse for entry in entries])
     test = np.array([entry.mean_test_mse for entry in entries])
     short = np.array([entry.short_val_mse for entry in entries])
@@ -75,9 +78,11 @@ def _of_data(entries: Sequence[TsnasEntry], others: Sequence[TsnasEntry]) -> lis
         "",
         *_table(entries, scores, loss),
         "",
+        *_against_size(scores, loss),
+        "",
         *_costs(entries, scores["vote"], short, loss),
         "",
-        *_fitted(entries, loss),
+        *_fitted(entries, loss, kinds),
     ]
 
 
@@ -114,6 +119,15 @@ def _table(entries: Sequence[TsnasEntry], scores: dict[str, Array], loss: Array)
     return [*lines, f"{'random':22s} {'+0.00':21s} {'':10s} {'':21s} {'':21s} {'':21s} {losses}"]
 
 
+def _against_size(scores: dict[str, Array], loss: Array) -> list[str]:
+    """Say whether the joined orders really beat size: the same resamples for both."""
+    lines = [f"{'Spearman above that of':22s} {'more params':21s} {'more flops':21s}"]
+    for name in ("vote", "log_rank", "pool z-score", "short training"):
+        gaps = [difference_interval(scores[name], scores[f"more {rival}"], -loss) for rival in RIVALS]
+        lines.append(f"{name:22s} " + " ".join(f"{gap!s:21s}" for gap in gaps))
+    return lines
+
+
 def _costs(entries: Sequence[TsnasEntry], vote: Array, short: Array, loss: Array) -> list[str]:
     """Compare orders at equal processor seconds: score all and train k, or spend the same on training."""
     proxy = float(np.mean([entry.proxy_seconds for entry in entries]))
@@ -141,10 +155,10 @@ def _costs(entries: Sequence[TsnasEntry], vote: Array, short: Array, loss: Array
     return lines
 
 
-def _fitted(entries: Sequence[TsnasEntry], loss: Array) -> list[str]:
+def _fitted(entries: Sequence[TsnasEntry], loss: Array, kinds: Sequence[str]) -> list[str]:
     lines = ["fitted combiner (on trained architectures of the same data set), Spearman on those it has not seen:"]
     pool, losses = records(entries), loss.tolist()
-    for kind in KINDS:
+    for kind in kinds:
         fitted = fit_combiner(pool, losses, kind=kind)
         lines.append(f"  {kind}, leave-one-out of {fitted.trained}: {fitted.loo_spearman:+.2f}")
     for trained in (20, 40):
@@ -154,18 +168,17 @@ def _fitted(entries: Sequence[TsnasEntry], loss: Array) -> list[str]:
 
 
 def _attempts(trained: dict[str, list[TsnasEntry]]) -> list[str]:
-    """Try every vote of up to four proxies: choose on one data set, read on the other."""
-    members = sorted({*contract_members(), *proxy_scores(next(iter(trained.values())))} - set(RIVALS))
+    """Try every vote of up to four proxies or sizes: choose on one data set, read on the other."""
+    candidates = {data: {**proxy_scores(entries), **rival_scores(entries)} for data, entries in trained.items()}
+    members = sorted(next(iter(candidates.values())))
     subsets = [s for size in range(1, LARGEST_SUBSET + 1) for s in itertools.combinations(members, size)]
     losses = {data: np.array([e.mean_val_mse for e in entries]) for data, entries in trained.items()}
-    columns = {data: {name: subset_vote(entries, [name]) for name in members} for data, entries in trained.items()}
+    columns = {data: {name: mean_ranks(score) for name, score in of.items()} for data, of in candidates.items()}
     found = {
         data: [spearman(np.mean([columns[data][name] for name in s], axis=0), -losses[data]) for s in subsets]
         for data in trained
     }
-    lines = [
-        f"votes of up to {LARGEST_SUBSET} of {len(members)} proxies ({len(subsets)} of them), chosen on one data set:"
-    ]
+    lines = [f"all {len(subsets)} votes of up to {LARGEST_SUBSET} of {len(members)}, chosen on one data set:"]
     for data in trained:
         best = int(np.argmax(found[data]))
         read = ", ".join(f"{other} {found[other][best]:+.2f}" for other in trained if other != data)

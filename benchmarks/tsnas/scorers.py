@@ -9,7 +9,7 @@ import numpy as np
 
 from foreblocks.darts.benchmarks import TsnasEntry
 from foreblocks.darts.search.combiner import MIN_TRAINED, fit_combiner
-from foreblocks.darts.search.proxies import base_weights, get_proxy, proxy_names
+from foreblocks.darts.search.proxies import get_proxy, proxy_names
 from foreblocks.darts.search.scoring import rank_scores, rescore_candidates_poolwise, score_from_metrics
 
 from .correlation import Array, finite, spearman
@@ -67,12 +67,6 @@ def aggregate_scores(entries: Sequence[TsnasEntry]) -> dict[str, Array]:
     return {name: np.array(values) for name, values in scores.items()}
 
 
-def subset_vote(entries: Sequence[TsnasEntry], names: Sequence[str], method: str = "vote") -> Array:
-    """Return the vote (or log-rank) of some proxies only."""
-    flat = [{"metrics": dict(entry.proxies)} for entry in entries]
-    return np.array(rank_scores(flat, dict.fromkeys(names, 1.0), method=method))
-
-
 def transferred(entries: Sequence[TsnasEntry], others: Sequence[TsnasEntry]) -> Array | None:
     """Return what a ridge says that was fitted on the other data set, to other architectures (ten folds).
 
@@ -99,8 +93,3 @@ def fitted_after(entries: Sequence[TsnasEntry], loss: Array, trained: int, *, dr
         combiner = fit_combiner(records([entries[i] for i in first]), [float(loss[i]) for i in first])
         found.append(spearman(np.array(combiner.scores(records([entries[i] for i in rest]))), -loss[rest]))
     return float(np.mean(found))
-
-
-def contract_members() -> list[str]:
-    """Return the proxies that the default vote joins."""
-    return [name for name, weight in base_weights().items() if weight > 0]
