@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 
 from foreblocks.darts.cli import main
+from foreblocks.darts.cli.interrupt import Interrupts
+from foreblocks.darts.training.events import Event
 
 SMALL = (
     "--lookback 24 --horizon 4 --hidden-dims 8 --candidates 3 --top-k 1 --trial-steps 0 --search-epochs 1 "
@@ -130,6 +132,17 @@ def test_ctrl_c_keeps_what_is_finished(data: Path, tmp_path: Path, workers: int)
     assert "Traceback" not in error
     assert error.splitlines()[-1] == "interrupted; 'foreblocks-darts resume' goes on with what is in the run folder."
     assert 0 < len(json.loads((run / "candidates.json").read_text())) < 40
+
+
+def test_a_lost_ctrl_c_is_raised_at_the_next_sign_of_work() -> None:
+    with Interrupts() as interrupts:
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        interrupts.on_event(Event.PHASE_END, {})  # unwinding, not work
+        with pytest.raises(KeyboardInterrupt):
+            interrupts.on_event(Event.CANDIDATE_SCORED, {})
+        interrupts.on_event(Event.CANDIDATE_SCORED, {})
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def wait_for(path: Path, text: str, process: subprocess.Popen) -> None:

@@ -105,6 +105,7 @@ def _search(a: argparse.Namespace, *, resume: bool = False) -> int:
     from ..data.prepare import describe
     from ..evaluation.report import format_result_table
     from ..trainer import DARTSTrainer
+    from .interrupt import Interrupts
     from .progress import SearchProgress
 
     frame, period = read_frame(a)
@@ -114,9 +115,8 @@ def _search(a: argparse.Namespace, *, resume: bool = False) -> int:
     folder = run_folder(a.run_dir, frame.name, a.seed)
     print(describe(prepared), f"run folder: {folder}", sep="\n")
     trainer = DARTSTrainer(len(prepared.channels), a.hidden_dims, a.horizon, a.lookback, a.device, a.ops, a.arch_modes)
-    progress = SearchProgress()
     began = time.perf_counter()
-    with progress:
+    with SearchProgress() as progress, Interrupts() as interrupts:
         result = trainer.multi_fidelity_search(
             *prepared.loaders(a.batch_size, a.seed),
             num_candidates=a.candidates,
@@ -142,7 +142,7 @@ def _search(a: argparse.Namespace, *, resume: bool = False) -> int:
             perturbation=a.perturbation,
             final_learning_rate=a.learning_rate,
             final_patience=a.patience,
-            callbacks=[progress, ArgumentFile(a, folder)],
+            callbacks=[progress, interrupts, ArgumentFile(a, folder)],
             space={"channel_modes": a.channel_modes} if a.channel_modes else None,
         )
     print(format_result_table(result))
