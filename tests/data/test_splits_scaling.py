@@ -101,3 +101,18 @@ def test_bad_values_are_refused(values: np.ndarray):
     values[3, 2] = np.inf
     with pytest.raises(DataError, match="'2'"), np.errstate(invalid="ignore"):
         StandardScaler.fit(values)
+
+
+def test_values_beyond_what_a_network_computes_with_are_named() -> None:
+    scaler = StandardScaler.fit(np.array([[0.0, 1.0], [2.0, 3.0]]), ["a", "b"])
+    rows = np.array([[1.0, 2.0], [1.0, 1e19]])
+    assert scaler.transform_rows(rows[:1], "x").dtype == np.float32
+    with pytest.raises(DataError, match=r"x: column 'b', row 6: 1e\+19 is too far .*mean 2, deviation 1"):
+        scaler.transform_rows(rows, "x", first=5)
+
+
+def test_values_too_large_to_scale_are_not_called_infinite() -> None:
+    with pytest.raises(DataError, match=r"column 'b' has values up to 1e\+308, too large"):
+        StandardScaler.fit(np.array([[0.0, 1e308], [2.0, 1e308]]), ["a", "b"])
+    with pytest.raises(DataError, match="column 'a' has non-finite values"):
+        StandardScaler.fit(np.array([[0.0], [np.inf]]), ["a"])

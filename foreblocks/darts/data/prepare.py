@@ -111,7 +111,7 @@ def prepare(
     _check_room(split, rows, lookback, horizon, frame.name)
     scaler = _fit(frame, split)
     used = frame.values[: split.test[1]]
-    scaled = torch.from_numpy(scaler.transform(used).astype(np.float32))
+    scaled = torch.from_numpy(scaler.transform_rows(used, frame.name))
     chosen = None if targets is None else find_columns(frame.channels, targets, frame.name)
     known = find_columns(frame.channels, future_columns, frame.name) if future_columns else ()
     layout = {"names": frame.channels, "target_channels": chosen, "future_channels": known}

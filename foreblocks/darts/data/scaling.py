@@ -12,6 +12,7 @@ import torch
 from .._core.errors import DataError
 
 _Array = TypeVar("_Array", np.ndarray, torch.Tensor)
+_LARGEST = 1e18  # its square still fits float32, in which networks compute
 
 
 @dataclass(frozen=True)
@@ -33,16 +34,21 @@ class StandardScaler:
         """Fit on ``values`` ``[rows, C]``: pass the train rows and nothing else.
 
         Raises:
-            DataError: no rows, a value that is not finite, or a channel that is constant (named).
+            DataError: no rows, a value that is not finite or too large, or a channel that is constant (named).
         """
         values = np.asarray(values, dtype=np.float64)
         names = tuple(channels) if channels is not None else tuple(str(c) for c in range(values.shape[-1]))
         if values.ndim != 2 or not len(values) or values.shape[1] != len(names):
             raise DataError(f"scaler: values of shape {values.shape} do not fit [rows >= 1, {len(names)} channels].")
-        mean, std = values.mean(axis=0), values.std(axis=0)
+        with np.errstate(over="ignore", invalid="ignore"):
+            mean, std = values.mean(axis=0), values.std(axis=0)
         for column, channel in enumerate(names):
-            if not np.isfinite(std[column]):
-                raise DataError(f"scaler: column {channel!r} has values that are not finite in its train rows.")
+            if not (np.isfinite(mean[column]) and np.isfinite(std[column])):
+                largest = np.abs(values[:, column]).max()
+                problem = (
+                    f"values up to {largest:g}, too large to scale," if np.isfinite(largest) else "non-finite values"
+                )
+                raise DataError(f"column {channel!r} has {problem} in its train rows.")
             if np.ptp(values[:, column]) == 0 or std[column] == 0:
                 raise DataError(
                     f"column {channel!r} is constant ({values[0, column]:g}) over the {len(values)} train rows: "
@@ -53,6 +59,28 @@ class StandardScaler:
     def transform(self, values: _Array) -> _Array:
         """Return ``values`` ``[..., C]`` scaled; same kind, dtype and device."""
         return (values - self._like(self.mean, values)) / self._like(self.std, values)
+
+    def transform_rows(self, values: np.ndarray, where: str, *, first: int = 0) -> np.ndarray:
+        """Return finite ``values`` ``[rows, C]`` scaled, as the float32 that a network reads.
+
+        Args:
+            values: float64, in the units of the data.
+            where: which data these are; the message begins with it.
+            first: row of the data that ``values`` begin with, for the message.
+
+        Raises:
+            DataError: a value is more than 1e18 deviations away from the train rows.
+        """
+        with np.errstate(over="ignore", invalid="ignore"):
+            scaled = self.transform(values)
+        far = np.argwhere(~(np.abs(scaled) <= _LARGEST))
+        if len(far):
+            row, column = far[0]
+            raise DataError(
+                f"{where}: column {self.channels[column]!r}, row {first + row}: {values[row, column]:g} is too far from "
+                f"the rows that the scaling was fitted on (mean {self.mean[column]:g}, deviation {self.std[column]:g})."
+            )
+        return scaled.astype(np.float32)
 
     def inverse(self, values: _Array) -> _Array:
         """Return scaled ``values`` ``[..., C]`` in the units of the data; same kind, dtype and device."""

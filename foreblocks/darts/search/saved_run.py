@@ -154,7 +154,8 @@ def forecast_frame(
     check_finite(frame)
     dates = frame.dates_after(recipe.horizon, _step(recipe, frame))
     order = [frame.channels.index(name) for name in recipe.channels]
-    scaled = recipe.scaler.transform(frame.values[-recipe.lookback :, order]).astype(np.float32)
+    first = len(frame) - recipe.lookback
+    scaled = recipe.scaler.transform_rows(frame.values[first:, order], frame.name, first=first)
     known = _known(recipe, future, dates)
     inputs = (scaled,) if known is None else (scaled, known)
     model = run.load_model(device)
@@ -164,11 +165,12 @@ def forecast_frame(
     wanted = (recipe.horizon, len(recipe.outputs))
     if output.shape != wanted:
         raise DataError(f"run {str(run.path)!r}: the model gave {output.shape} (steps, channels), not {wanted}.")
-    if not np.isfinite(output).all():
-        raise DataError(f"run {str(run.path)!r}: the forecast of {frame.name} is not finite.")
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = recipe.scaler.select(recipe.outputs).inverse(output).astype(np.float32)
+    if not np.isfinite(values).all():
+        raise DataError(f"run {str(run.path)!r}: the forecast of {frame.name} is not finite, or too large for float32.")
     offset = None if frame.offsets is None else frame.offsets[-1]
-    values = recipe.scaler.select(recipe.outputs).inverse(output)
-    return Forecast(dates, recipe.outputs, values.astype(np.float32), offset)
+    return Forecast(dates, recipe.outputs, values, offset)
 
 
 def _known(recipe: DataRecipe, future: SeriesFrame | None, dates: np.ndarray) -> np.ndarray | None:
@@ -190,7 +192,7 @@ def _known(recipe: DataRecipe, future: SeriesFrame | None, dates: np.ndarray) ->
     if len(wrong):
         at = int(wrong[0])
         raise DataError(f"{future.name}: row {at} is of {known.dates[at]}, but the forecast needs {dates[at]} there.")
-    return recipe.scaler.select(recipe.future).transform(known.values[: len(dates)]).astype(np.float32)
+    return recipe.scaler.select(recipe.future).transform_rows(known.values[: len(dates)], future.name)
 
 
 def _step(recipe: DataRecipe, frame: SeriesFrame) -> DateStep | None:
