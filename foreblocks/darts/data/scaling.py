@@ -76,9 +76,10 @@ class StandardScaler:
         far = np.argwhere(~(np.abs(scaled) <= _LARGEST))
         if len(far):
             row, column = far[0]
+            channel, mean, std = self.channels[column], self.mean[column], self.std[column]
             raise DataError(
-                f"{where}: column {self.channels[column]!r}, row {first + row}: {values[row, column]:g} is too far from "
-                f"the rows that the scaling was fitted on (mean {self.mean[column]:g}, deviation {self.std[column]:g})."
+                f"{where}: column {channel!r}, row {first + row}: {values[row, column]:g} is too far from the rows that "
+                f"the scaling was fitted on (mean {mean:g}, deviation {std:g})."
             )
         return scaled.astype(np.float32)
 
