@@ -78,8 +78,8 @@ class StandardScaler:
             row, column = far[0]
             channel, mean, std = self.channels[column], self.mean[column], self.std[column]
             raise DataError(
-                f"{where}: column {channel!r}, row {first + row}: {values[row, column]:g} is too far from the rows that "
-                f"the scaling was fitted on (mean {mean:g}, deviation {std:g})."
+                f"{where}: column {channel!r}, row {first + row}: {values[row, column]:g} is too far from the rows of "
+                f"the scaling (mean {mean:g}, deviation {std:g})."
             )
         return scaled.astype(np.float32)
 
