@@ -32,6 +32,7 @@ DEFAULT_FFN_VARIANTS: list[str] = ["auto"]
 RELAXATIONS = ("softmax", "gdas", "drnas", "pc", "fair")
 PERTURBATIONS = ("none", "random", "adversarial")
 ALPHA_INITS = ("noise", "zero_cost")
+SEARCH_BASELINES = ("random", "random_ws", "evolution")
 IMPUTE_METHODS = ("linear", "ffill")
 TEMPERATURE_SCHEDULES = ("cosine", "exponential", "linear", "step", "constant")
 PRUNING_STRATEGIES = ("performance", "probability", "gradient", "entropy")

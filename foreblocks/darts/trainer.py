@@ -431,6 +431,8 @@ class DARTSTrainer:
         trial_steps: int = 100,
         finalists: int = 2,
         derive: str | DeriveSettings = "argmax",
+        baseline: str | None = None,
+        best_preset: bool = False,
         final_threads: int = 1,
         final_max_train_batches: int | None = None,
         seasonal_period: int | None = None,
@@ -478,6 +480,10 @@ class DARTSTrainer:
             derive: how a searched network becomes one architecture: ``argmax`` (what the alphas point to), ``perturb``
                 (what the network misses most, raced against ``argmax`` on validation), or a
                 ``training.select.DeriveSettings`` with tuning steps, random rivals and the diversity rule.
+            baseline: a rival search of the same space that gets as many training steps, for ``search_baseline`` of the
+                result: ``random`` (with successive halving), ``random_ws`` (random paths of networks with shared
+                weights) or ``evolution``; None for none.
+            best_preset: retrain the best preset as it was drawn, unsearched, for ``best_preset`` of the result.
             final_threads: torch threads of each final training.
             final_max_train_batches: batches in an epoch of the final training.
             seasonal_period: steps of the seasonal naive baseline.
@@ -513,6 +519,8 @@ class DARTSTrainer:
             trial_steps=trial_steps,
             finalists=finalists,
             derive=derive if isinstance(derive, DeriveSettings) else DeriveSettings(derive),
+            baseline=baseline,
+            best_preset=best_preset,
             final_threads=final_threads,
             final_max_train_batches=final_max_train_batches,
             keep_models=keep_models,

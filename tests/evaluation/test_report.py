@@ -64,6 +64,32 @@ def test_a_loss_to_the_best_baseline_is_said():
     assert "The network (MSE nan) does not beat" in verdict(broken)
 
 
+def test_a_simple_forecaster_within_the_noise_makes_further_search_unlikely_to_pay():
+    far = {**RESULTS, "blend": {"mse": 0.30}}
+    assert "unlikely to pay" not in verdict(far)
+    near = {**RESULTS, "blend": {"mse": 0.3670}}
+    assert "unlikely to pay: ridge_shared (MSE 0.3698) is within 1 % of the best that was found (0.3670)." in verdict(
+        near
+    )
+    behind = {**far, "best_preset": {"preset": "patchtst", "mse": 0.29, "mae": 0.3}}
+    text = verdict(behind)
+    assert "unlikely to pay: the preset patchtst (MSE 0.2900) is not behind the best that was found (0.3000)." in text
+    assert "preset patchtst 0.2900 0.3000" in " ".join(format_result_table(behind).split())
+
+
+@pytest.mark.parametrize(("theirs", "judged"), [(0.3670, "is within the noise of"), (0.4, "beats"), (0.3, "loses to")])
+def test_a_rival_search_is_compared_blend_with_blend(theirs, judged):
+    rival = {"method": "evolution", "steps": {"search": 1530, "final": 10}, "blend": {"mse": theirs, "mae": 0.4}}
+    text = verdict({**RESULTS, "search_baseline": rival})
+    change = 100 * (0.3641 / theirs - 1)
+    assert text.splitlines()[-1] == (
+        f"With as many training steps (1,530) the search {judged} regularised evolution: blend against blend, "
+        f"MSE 0.3641 to {theirs:.4f} ({change:+.1f} %)."
+    )
+    failed = verdict({**RESULTS, "search_baseline": {"method": "random", "steps": {"search": 3}}})
+    assert failed.splitlines()[-1].startswith("The rival, random search, failed")
+
+
 def test_what_is_absent_is_left_out():
     text = format_result_table({"baselines": {"last_value": {"mse": 1.0, "mae": 0.5}}})
     assert text.splitlines()[-1].split() == ["last_value", "1.0000", "0.5000"]

@@ -12,6 +12,7 @@ from ..ops.blocks import rms_norm
 from .mixed_op import ALPHA_NOISE, EdgeMix, MixedOp, MixtureSettings, mixtures
 
 LAYER_SCALE = 0.1
+KEPT_INPUTS = 2  # edges that derivation keeps for a node, unless a network says otherwise
 
 
 def edge_pairs(num_nodes: int) -> list[tuple[int, int]]:

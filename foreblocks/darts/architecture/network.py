@@ -15,7 +15,7 @@ from .._core.keywords import keywords_with_defaults, warn_keywords
 from .._core.logging import get_logger
 from ..config import DEFAULT_OPS, TEMPERATURE_SCHEDULES, chosen_relaxation
 from ..ops.registry import get_op, resolve_ops
-from .cell import DARTSCell
+from .cell import KEPT_INPUTS, DARTSCell
 from .mixed_op import MixedOp, MixtureSettings, mixtures
 from .pruning import prune_edges
 from .skeleton import Skeleton
@@ -122,7 +122,7 @@ class TimeSeriesDARTS(nn.Module):
         adaptive_bias_scale: float = 0.15,
         performance_ema_decay: float = 0.95,
         pc_ratio: float = 0.25,
-        max_active_edges_per_node: int = 2,
+        max_active_edges_per_node: int = KEPT_INPUTS,
         progressive_edge_budget: bool = True,
         use_drnas: bool = True,
         drnas_concentration: float = 8.0,

@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 
 from .._core.errors import DartsError
-from ..config import PERTURBATIONS, RELAXATIONS
+from ..config import PERTURBATIONS, RELAXATIONS, SEARCH_BASELINES
 from .arguments import ArgumentFile, add_resume, run_folder, stored_arguments
 from .predict import add_predict
 from .show import add_show
@@ -72,6 +72,8 @@ def _parser() -> argparse.ArgumentParser:
     method = search.add_argument_group("method of the search")
     method.add_argument("--relaxation", choices=RELAXATIONS, default="softmax", help="how logits become op weights")
     method.add_argument("--perturbation", choices=PERTURBATIONS, default="none", help="noise on alphas, weight steps")
+    method.add_argument("--baseline", choices=SEARCH_BASELINES, help="a rival search with as many training steps")
+    method.add_argument("--best-preset", action="store_true", help="retrain the best preset, unsearched, and test it")
     run = search.add_argument_group("run")
     run.add_argument("--seed", type=int, default=0, help="decides candidates, weights and batches")
     run.add_argument("--workers", type=int, default=2, help="worker processes of the search phases")
@@ -131,6 +133,8 @@ def _search(a: argparse.Namespace, *, resume: bool = False) -> int:
             max_val_batches=a.max_train_batches,
             trial_steps=a.trial_steps,
             derive=a.derive,
+            baseline=a.baseline,
+            best_preset=a.best_preset,
             finalists=a.finalists,
             final_threads=a.threads,
             final_max_train_batches=a.final_max_train_batches or None,

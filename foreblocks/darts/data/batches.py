@@ -34,6 +34,12 @@ def iter_batches(
     return iter(order.split(batch_size) if limit else ())
 
 
+def count_batches(count: int, batch_size: int, max_batches: int | None = None) -> int:
+    """Return how many batches ``iter_batches`` yields."""
+    batches = -(-count // batch_size)
+    return batches if max_batches is None else min(batches, max_batches)
+
+
 def loader_batch_size(loader: Any, default: int = 32) -> int:
     """Return the batch size of a ``DataLoader`` (or of its ``BatchSampler``), else ``default``."""
     if not isinstance(loader, DataLoader):

@@ -9,6 +9,14 @@ from typing import Any
 from .._core.errors import InvalidArgument
 
 _MISSING = "-"
+#: Relative differences of the MSE below this are noise for one seed: over five seeds, published MLP heads on the ETT
+#: sets at horizon 96 (MSE about .3) have a standard deviation of .0023 in the median and .0034 at most.
+NOISE = 0.01
+RIVAL_NAMES = {
+    "random": "random search",
+    "random_ws": "random search with shared weights",
+    "evolution": "regularised evolution",
+}
 
 
 def format_table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> str:
@@ -62,7 +70,11 @@ def format_result_table(results: Mapping[str, Any]) -> str:
 
 
 def verdict(results: Mapping[str, Any]) -> str:
-    """Return whether the network and the blend beat the best baseline by test MSE, as plain sentences."""
+    """Return what the test scores say, a sentence a line.
+
+    Whether the network and the blend beat the best baseline; whether a simple forecaster, baseline or best preset, is
+    so close to the best of both that searching further is unlikely to pay; and how a rival with as many steps did.
+    """
     usable = {name: m["mse"] for name, m in (results.get("baselines") or {}).items() if math.isfinite(m["mse"])}
     judged = [(name, results[name]["mse"]) for name in ("network", "blend") if results.get(name)]
     if not usable or not judged:
@@ -79,7 +91,41 @@ def verdict(results: Mapping[str, Any]) -> str:
             sentences.append(
                 f"The {name} (MSE {mse:.4f}) does not beat the best baseline, {best} ({usable[best]:.4f})."
             )
+    found = min(mse for _, mse in judged)
+    simple = {best: usable[best]}
+    if results.get("best_preset"):
+        simple[f"the preset {results['best_preset']['preset']}"] = results["best_preset"]["mse"]
+    sentences += [*_unlikely_to_pay(found, simple), *_against_rival(results)]
     return "\n".join(sentences)
+
+
+def _unlikely_to_pay(found: float, simple: Mapping[str, float]) -> list[str]:
+    """Return the sentence that says so, if the best simple forecaster is not beaten by more than the noise."""
+    name = min(simple, key=lambda key: simple[key])
+    if not math.isfinite(found) or found < (1 - NOISE) * simple[name]:
+        return []
+    closeness = f"within {100 * NOISE:.0f} % of" if found < simple[name] else "not behind"
+    return [
+        f"Searching further is unlikely to pay: {name} (MSE {simple[name]:.4f}) is {closeness} the best that was found "
+        f"({found:.4f})."
+    ]
+
+
+def _against_rival(results: Mapping[str, Any]) -> list[str]:
+    """Return the sentence on the rival search, if one was asked for."""
+    rival = results.get("search_baseline")
+    if not rival:
+        return []
+    name = RIVAL_NAMES[rival["method"]]
+    if "blend" not in rival:
+        return [f"The rival, {name}, failed: none of its architectures could be trained."]
+    ours, theirs = results["blend"]["mse"], rival["blend"]["mse"]
+    gain = 100 * (1 - ours / theirs)
+    judged = "is within the noise of" if abs(gain) < 100 * NOISE else "beats" if gain > 0 else "loses to"
+    return [
+        f"With as many training steps ({rival['steps']['search']:,}) the search {judged} {name}: blend against blend, "
+        f"MSE {ours:.4f} to {theirs:.4f} ({-gain:+.1f} %)."
+    ]
 
 
 def summarise_searches(history: Sequence[Mapping[str, Any]]) -> str:
@@ -99,7 +145,8 @@ def _search_lines(number: int, result: Mapping[str, Any]) -> str:
         f"search {number}: {config['num_candidates']} candidates, {config['top_k']} searched, {seconds:.1f} s: "
         f"test MSE {result['final_results']['final_metrics']['mse']:.4f}"
     )
-    lines = [head, *(f"  {text}" for text in (", ".join(found), result.get("verdict")) if text)]
+    texts = [", ".join(found), *(result.get("verdict") or "").splitlines()]
+    lines = [head, *(f"  {text}" for text in texts if text)]
     return "\n".join(lines)
 
 
@@ -130,9 +177,15 @@ def _score_table(results: Mapping[str, Any]) -> str:
     for name, metrics in (results.get("baselines") or {}).items():
         label = f"{name} *" if name == star else name
         rows.append([label, metrics.get("mse"), metrics.get("mae")])
-    for name, label in (("network", "network alone"), ("blend", "blend")):
-        if results.get(name):
-            rows.append([label, results[name].get("mse"), results[name].get("mae")])
+    preset, rival = results.get("best_preset") or {}, results.get("search_baseline") or {}
+    others = (
+        (f"preset {preset.get('preset')}", preset),
+        ("network alone", results.get("network")),
+        ("blend", results.get("blend")),
+        (f"{RIVAL_NAMES.get(rival.get('method'))}, network", rival.get("network")),
+        (f"{RIVAL_NAMES.get(rival.get('method'))}, blend", rival.get("blend")),
+    )
+    rows += [[label, metrics.get("mse"), metrics.get("mae")] for label, metrics in others if metrics]
     table = format_table(rows, ["forecaster", "test MSE", "test MAE"])
     return f"{table}\n* the better ridge on validation" if star in (results.get("baselines") or {}) else table
 

@@ -285,8 +285,8 @@ def _draw_macro(space: SearchSpace, rng: random.Random, index: int, preset: str 
         "channel_mode": space.channel_modes[index % len(space.channel_modes)],
         "head": rng.choice(space.heads),
     }
-    patches = [p for p in space.patch_lens if 2 * p <= space.seq_length] or [1]
-    choice["patch_len"] = _draw_patch(rng, patches, str(choice["channel_mode"]), space.seq_length)
+    patches = affordable_patches(space, str(choice["channel_mode"]))
+    choice["patch_len"] = rng.choice(patches) if choice["channel_mode"] != "variate" else 1
     if preset is not None and _fits(space, PRESETS[preset]):
         choice.update(PRESETS[preset])
     macro = Macro(
@@ -295,28 +295,33 @@ def _draw_macro(space: SearchSpace, rng: random.Random, index: int, preset: str 
         horizon=space.horizon,
         hidden_dim=hidden,
         arch_mode=rng.choice(config.arch_modes),
-        attention=_variant(rng, config.attention_variants, ATTENTION_VARIANTS),
-        ffn=_variant(rng, config.ffn_variants, FFN_VARIANTS),
+        attention=rng.choice(variants(config.attention_variants, ATTENTION_VARIANTS)),
+        ffn=rng.choice(variants(config.ffn_variants, FFN_VARIANTS)),
         num_heads=default_heads(hidden),
         future_dim=space.future_dim,
         target_channels=space.target_channels,
         **choice,
     )
+    return affordable(macro)
+
+
+def affordable(macro: Macro) -> Macro:
+    """Return the macro with a factorised head where a flat one would have more than ``MAX_HEAD_WEIGHTS``."""
     outputs = macro.output_dim if macro.channel_mode == "mixed" else 1
-    if macro.head == "flatten" and macro.num_tokens * hidden * macro.horizon * outputs > MAX_HEAD_WEIGHTS:
-        macro = replace(macro, head="factorised")
+    if macro.head == "flatten" and macro.num_tokens * macro.hidden_dim * macro.horizon * outputs > MAX_HEAD_WEIGHTS:
+        return replace(macro, head="factorised")
     return macro
 
 
-def _draw_patch(rng: random.Random, patches: Sequence[int], channel_mode: str, length: int) -> int:
-    """Draw a patch length that keeps the number of tokens affordable for the channel mode."""
+def affordable_patches(space: SearchSpace, channel_mode: str) -> list[int]:
+    """Return the patch lengths that fit the lookback and keep the number of tokens affordable for a channel mode."""
     if channel_mode == "variate":
-        return 1
+        return [1]
+    patches = [p for p in space.patch_lens if 2 * p <= space.seq_length] or [1]
     # One series per channel with a token per step costs 25 times as much as with patches of 16.
-    small = [p for p in patches if p > 1]
-    if channel_mode == "independent" or length > MAX_MIXED_TOKENS:
-        return rng.choice(small or list(patches))
-    return rng.choice(patches)
+    if channel_mode == "independent" or space.seq_length > MAX_MIXED_TOKENS:
+        return [p for p in patches if p > 1] or patches
+    return patches
 
 
 def _fits(space: SearchSpace, preset: Mapping[str, Any]) -> bool:
@@ -329,8 +334,8 @@ def _fits(space: SearchSpace, preset: Mapping[str, Any]) -> bool:
     )
 
 
-def _variant(rng: random.Random, names: Sequence[str], everything: Sequence[str]) -> str:
-    """Draw a variant; ``auto`` stands for all of them."""
+def variants(names: Sequence[str], everything: Sequence[str]) -> list[str]:
+    """Return the variants that may be drawn; ``auto`` stands for all of them."""
     for name in names:
         check_choice("variant", name, ("auto", *everything))
-    return rng.choice(list(everything) if "auto" in names else list(names))
+    return list(everything) if "auto" in names else list(names)

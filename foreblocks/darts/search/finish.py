@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -61,7 +61,7 @@ class Finished:
         model: the blend of ridges and networks.
         finalists: the retrained survivors, best validation loss first.
         baselines: the fitted baselines.
-        metrics: test metrics by model: each baseline, each finalist by its name, and ``blend``.
+        metrics: test metrics by model: each baseline, each finalist by its name, ``blend``, and what stood beside.
         fit: the blend's weights and what validation says about them.
         test_seconds: time of the one pass over the test set.
     """
@@ -87,17 +87,21 @@ def finish(
     settings: SearchSettings,
     folder: RunFolder | None,
     store: SearchStore | None,
+    beside: Callable[[Baselines], Mapping[str, nn.Module]] | None = None,
 ) -> Finished:
     """Blend the finalists of ``retrain`` with the ridges on validation, and test everything once.
 
     The model is saved before the test set is touched, so bad test data cost only the test figures. What ``store`` has
-    of an earlier run is taken from there.
+    of an earlier run is taken from there. ``beside`` is given the fitted baselines and returns further models, by name,
+    that are tested in the same pass.
     """
-    model, baselines, fit = blend_with_ridge(finalists, train, val, settings, store)
+    baselines = build_baselines(train, val, period=settings.seasonal_period)
+    model, fit = blend_with_ridge(finalists, baselines, val, settings, store)
     if folder is not None:
         folder.save_model(model, settings.scaler)
     networks = {finalist.name: finalist.network for finalist in finalists}
-    contenders: Mapping[str, nn.Module] = {**baselines.models, **networks, "blend": model}
+    others = {} if beside is None else beside(baselines)
+    contenders: Mapping[str, nn.Module] = {**baselines.models, **networks, "blend": model, **others}
     device, batch = settings.limits.device, settings.limits.batch_size
     for contender in contenders.values():
         contender.to(device)
@@ -119,11 +123,13 @@ def retrain(
     executor: Executor,
     failures: dict[int, str],
     finalists: list[Finalist],
+    *,
+    phase: str = "train",
 ) -> None:
     """Train the networks of the best ``settings.finalists`` survivors alike; if all of them fail, those of the next.
 
     ``finalists`` receives each as soon as it is trained, and has them best first in the end, named ``network``,
-    ``network_2`` and so on; ``failures`` receives candidate id → reason.
+    ``network_2`` and so on; ``failures`` receives candidate id → reason. ``phase`` names the tasks in the store.
 
     Raises:
         SearchFailed: every final training failed; the message has each reason.
@@ -131,7 +137,7 @@ def retrain(
     for first in range(0, len(survivors), settings.finalists):
         if not finalists:
             chosen = survivors[first : first + settings.finalists]
-            _train_alike(chosen, train, val, settings, executor, failures, finalists)
+            _train_alike(chosen, train, val, settings, executor, failures, finalists, phase)
     if not finalists:
         raise SearchFailed(f"the final training of every survivor failed: {reasons(failures)}")
     finalists.sort(key=lambda f: (f.val_loss, f.runner.record["candidate_id"]))
@@ -147,10 +153,11 @@ def _train_alike(
     executor: Executor,
     failures: dict[int, str],
     finalists: list[Finalist],
+    phase: str,
 ) -> None:
     config = replace(settings.final, epochs=settings.search.final_epochs)
     limits = replace(settings.limits, max_train_batches=settings.final_max_train_batches)
-    keys = [TaskKey("train", runner.record["candidate_id"]) for runner in survivors]
+    keys = [TaskKey(phase, runner.record["candidate_id"]) for runner in survivors]
     tasks = [
         TrainTask(
             runner.spec.to_dict(), runner.seed, train, val, config, limits, _found_weights(runner, settings),
@@ -177,17 +184,18 @@ def _train_alike(
 
 def blend_with_ridge(
     finalists: Sequence[Finalist],
-    train: WindowSource,
+    baselines: Baselines,
     val: WindowSource,
     settings: SearchSettings,
     store: SearchStore | None,
-) -> tuple[BlendedForecaster, Baselines, BlendFit]:
-    """Fit the ridges on train, and the convex weights of ridges and networks on validation.
+    *,
+    key: TaskKey | None = None,
+) -> tuple[BlendedForecaster, BlendFit]:
+    """Fit the convex weights of ridges and networks on validation; ``key`` is their place in the store.
 
     The ridge that the candidate asks for (by default the better one on validation) is the part that the blend falls
     back to when held-out blocks of validation do not show a gain.
     """
-    baselines = build_baselines(train, val, period=settings.seasonal_period)
     linear_path = finalists[0].runner.candidate.macro.linear_path
     parts: dict[str, nn.Module] = {}
     if linear_path != "none":
@@ -200,7 +208,7 @@ def blend_with_ridge(
         part.to(settings.limits.device)
     found = remembered(
         store,
-        TaskKey("blend"),
+        key or TaskKey("blend"),
         _ids(finalists),
         lambda: asdict(fit_blend_on(parts, val, device=settings.limits.device)),
     )
@@ -209,7 +217,7 @@ def blend_with_ridge(
     used = {name: part for name, part in parts.items() if fit.weights[name] > 0 or name in kept}
     model = BlendedForecaster(used)
     model.set_weights({name: fit.weights[name] for name in used})
-    return model.to(settings.limits.device).eval(), baselines, fit
+    return model.to(settings.limits.device).eval(), fit
 
 
 def _ids(finalists: Sequence[Finalist]) -> list[int]:

@@ -23,6 +23,7 @@ from .identity import search_identity
 from .nas_metrics import Config
 from .progress import Progress
 from .results import assemble
+from .rivals.beside import search_rival
 from .run_folder import EventFile, RunFolder
 from .scoring import candidate_diversity_bonus, order_by_rank, rescore_candidates_poolwise
 from .settings import SearchSettings, candidate_seed
@@ -102,9 +103,14 @@ def _run(
     with phase("phase4"):
         found = progress.halving.survivors
         survivors = derive_survivors(found, train, val, settings, executor, progress.failures)
+    if settings.baseline is not None:
+        with phase("baseline"):
+            search_rival(progress.beside, progress.records, runners, train, val, settings, executor)
     with phase("phase5"):
         retrain(survivors, train, val, settings, executor, progress.failures, progress.finalists)
-        progress.finished = finish(progress.finalists, train, val, test, settings, folder, store)
+        progress.beside.retrain(progress.records, runners, train, val, settings, executor)
+        contenders = partial(progress.beside.contenders, val=val, settings=settings, store=store)
+        progress.finished = finish(progress.finalists, train, val, test, settings, folder, store, contenders)
     result = assemble(progress, settings)
     if folder is not None:
         folder.write_summary(result)

@@ -8,6 +8,7 @@ from typing import Any
 
 from .finish import Finalist, Finished
 from .halving import Halving
+from .rivals.beside import Beside
 from .run_folder import RunFolder
 
 
@@ -20,6 +21,7 @@ class Progress:
         promoted: the records that go into phase 3.
         halving: phase 3; its runners hold the state and the losses of their last finished rung.
         finalists: survivors whose final training is over.
+        beside: the best preset and the rival search, if they were asked for.
         finished: result of phases 4 and 5.
         failures: candidate id → reason.
         seconds: phase → wall time.
@@ -29,6 +31,7 @@ class Progress:
     promoted: list[dict[str, Any]] = field(default_factory=list)
     halving: Halving | None = None
     finalists: list[Finalist] = field(default_factory=list)
+    beside: Beside = field(default_factory=Beside)
     finished: Finished | None = None
     failures: dict[int, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)

@@ -8,15 +8,15 @@ from typing import Any
 from ..architecture.build import ForecastNetwork
 from ..architecture.derive import derive_network
 from ..architecture.network import TimeSeriesDARTS
+from ..evaluation.report import verdict
 from ..training.collapse import collapse_report
 from .candidates import CandidateConfig, build_candidate, searched_candidate
 from .combiner import screening_report
 from .finish import Finalist, Finished
 from .halving import Runner
 from .progress import Progress
+from .rivals.beside import Beside
 from .settings import SearchSettings, candidate_seed
-
-NOISE_BAND = 0.003  # MSE differences below this are within the seed noise of published results at horizon 96
 
 
 def assemble(progress: Progress, settings: SearchSettings) -> dict[str, Any]:
@@ -28,7 +28,7 @@ def assemble(progress: Progress, settings: SearchSettings) -> dict[str, Any]:
     found = searched[survivors.index(best)]
     trained = [_trained(runner, model, settings) for runner, model in zip(survivors, searched, strict=True)]
     mixed = [_mixed(runner, model, settings) for runner, model in zip(survivors, searched, strict=True)]
-    comparison = compare(finished.metrics, finished.baselines.ridge_star, finished.fit.weights)
+    comparison = compare(finished, progress.beside, settings)
     records = [_with_model(record, settings) for record in progress.records]
     promoted = {record["candidate_id"] for record in progress.promoted}
     return {
@@ -44,11 +44,7 @@ def assemble(progress: Progress, settings: SearchSettings) -> dict[str, Any]:
         "trained_non_derived_candidates": mixed,
         "final_reset_modules": _reset_modules(finished, settings),
         "arch_spec": best.spec,
-        "baselines": comparison["baselines"],
-        "ridge_star": comparison["ridge_star"],
-        "network": comparison["network"],
-        "blend": comparison["blend"],
-        "verdict": comparison["verdict"],
+        **comparison,
         "finalists": [_finalist(finalist, finished) for finalist in finished.finalists],
         "num_parameters": sum(p.numel() for p in finished.best.network.parameters()),
         "op_counts": best.spec.op_counts(),
@@ -71,28 +67,17 @@ def final_results(finished: Finished) -> dict[str, Any]:
     }
 
 
-def compare(metrics: Mapping[str, Mapping[str, float]], star: str, weights: Mapping[str, float]) -> dict[str, Any]:
-    """Return the baselines, the network and the blend side by side, with one sentence of verdict."""
-    baselines = {name: dict(m) for name, m in metrics.items() if name != "blend" and not name.startswith("network")}
-    name, best = min(baselines.items(), key=lambda item: item[1]["mse"])
-    blend = metrics["blend"]["mse"]
-    gain = best["mse"] - blend
-    if gain <= 0:
-        verdict = f"The final model does not beat {name} ({blend:.4f} against {best['mse']:.4f} test MSE)."
-    elif gain < NOISE_BAND:
-        verdict = (
-            f"The final model beats {name} by {gain:.4f} test MSE, which is within the noise of one seed: "
-            "searching further is unlikely to pay."
-        )
-    else:
-        verdict = f"The final model beats the best baseline, {name}, by {gain:.4f} test MSE ({gain / best['mse']:.1%})."
-    return {
-        "baselines": baselines,
-        "ridge_star": star,
+def compare(finished: Finished, beside: Beside, settings: SearchSettings) -> dict[str, Any]:
+    """Return the test scores side by side: baselines, best preset, network, blend and rival search, and the verdict."""
+    metrics = finished.metrics
+    scores = {
+        "baselines": {name: dict(metrics[name]) for name in finished.baselines.models},
+        "ridge_star": finished.baselines.ridge_star,
         "network": dict(metrics["network"]),
-        "blend": {**metrics["blend"], "weights": dict(weights)},
-        "verdict": verdict,
+        "blend": {**metrics["blend"], "weights": dict(finished.fit.weights)},
+        **beside.report(metrics, finished.finalists, settings),
     }
+    return {**scores, "verdict": verdict(scores)}
 
 
 def search_config(settings: SearchSettings, top_k: int) -> dict[str, Any]:

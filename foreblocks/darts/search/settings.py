@@ -8,7 +8,7 @@ from pathlib import Path
 
 from .._core.errors import InvalidArgument, check_choice, check_int
 from .._core.seeding import derive_seed
-from ..config import DARTSTrainConfig, FinalTrainConfig, MultiFidelitySearchConfig
+from ..config import SEARCH_BASELINES, DARTSTrainConfig, FinalTrainConfig, MultiFidelitySearchConfig
 from ..training.events import Callback
 from ..training.loop import LoopLimits
 from ..training.select import DeriveSettings
@@ -35,6 +35,8 @@ class SearchSettings:
         final_threads: torch threads of each final training.
         final_max_train_batches: batches in an epoch of the final training; None means all.
         derive: how a searched network becomes an architecture.
+        baseline: a rival search that spends as many training steps (``config.SEARCH_BASELINES``); None for none.
+        best_preset: retrain and test the best preset, unsearched, beside the finalists.
         num_batches: batches of ``search.max_samples`` windows that are scored in phase 1.
         keep_models: put live networks into the result.
         run_dir: folder that receives the run; None writes nothing.
@@ -55,6 +57,8 @@ class SearchSettings:
     final_threads: int = 1
     final_max_train_batches: int | None = None
     derive: DeriveSettings = field(default_factory=DeriveSettings)
+    baseline: str | None = None
+    best_preset: bool = False
     num_batches: int = 1
     keep_models: bool = False
     run_dir: Path | None = None
@@ -68,6 +72,8 @@ class SearchSettings:
         for name in ("num_candidates", "search_epochs", "final_epochs", "max_samples", "top_k"):
             check_int(name, getattr(s, name), low=1)
         check_choice("rank_method", self.rank_method, RANK_METHODS)
+        if self.baseline is not None:
+            check_choice("baseline", self.baseline, SEARCH_BASELINES)
         check_int("trial_steps", self.trial_steps, low=0)
         check_int("finalists", self.finalists, low=1)
         check_int("final_threads", self.final_threads, low=1)

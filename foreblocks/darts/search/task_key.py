@@ -16,9 +16,10 @@ class TaskKey:
     """Which task of a search it is.
 
     Attributes:
-        phase: ``score``, ``trial``, ``rung``, ``derive``, ``train``, ``blend`` or ``test``.
+        phase: ``score``, ``trial``, ``rung``, ``derive``, ``train``, ``blend`` or ``test``; ``rival``,
+            ``rival_train``, ``rival_blend`` and ``preset_train`` for what stands beside the search.
         candidate: candidate id; -1 for a task of the whole search.
-        rung: number of the rung; -1 outside phase 3.
+        rung: number of the rung; -1 outside phase 3 and a rival search.
     """
 
     phase: str

@@ -18,6 +18,7 @@ from ..architecture.build import build_network
 from ..architecture.derive import derive_spec
 from ..architecture.spec import ArchSpec
 from ..config import DARTSTrainConfig, FinalTrainConfig
+from ..data.batches import count_batches
 from ..training.bilevel import SearchState, new_state
 from ..training.darts_loop import SearchData, derived_loss, search_epochs
 from ..training.events import Event
@@ -205,10 +206,11 @@ class TrialTask:
 
 
 def run_trial(task: TrialTask) -> dict[str, Any]:
-    """Return ``{val_loss, seconds, spec}`` of a short training from scratch."""
+    """Return ``{val_loss, steps, seconds, spec}`` of a short training from scratch."""
     began = time.perf_counter()
     spec = derive_spec(build_candidate(task.candidate, seed=task.seed)).to_dict()
     limits = task.limits.with_batch(task.candidate.search_batch(task.limits.batch_size))
     trained = train_network(TrainTask(spec, task.seed, task.train, task.val, task.config, limits))
     loss = trained["training_info"]["best_val_loss"]
-    return {"val_loss": loss, "seconds": time.perf_counter() - began, "spec": spec}
+    steps = count_batches(len(task.train), limits.batch_size, limits.max_train_batches)
+    return {"val_loss": loss, "steps": steps, "seconds": time.perf_counter() - began, "spec": spec}

@@ -12,6 +12,7 @@ from typing import Any
 
 from .._core.logging import get_logger
 from .._core.types import WindowSource
+from ..config import FinalTrainConfig
 from ..training.events import Event, emit
 from ..training.loop import LoopLimits
 from .candidates import CandidateConfig
@@ -59,9 +60,7 @@ def promote(
     if len(kept) <= wanted or not settings.trial_steps:
         return kept[:wanted]
     limits = trial_limits(settings)
-    final = replace(
-        settings.final, epochs=1, patience=1, learning_rate=TRIAL_RATE, use_onecycle=True, swa_start_ratio=1.0
-    )
+    final = trial_config(settings)
     tasks = [
         TrialTask(CandidateConfig.from_dict(r), seeds[number], train, val, final, limits, TaskKey("trial", number))
         for r in kept
@@ -105,6 +104,13 @@ def in_turns(ranked: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [ranked[position] for _, position in sorted(turns)]
 
 
+def trial_config(settings: SearchSettings) -> FinalTrainConfig:
+    """Return the settings of a short training: one epoch, and a rate that rises and falls within it."""
+    return replace(
+        settings.final, epochs=1, patience=1, learning_rate=TRIAL_RATE, use_onecycle=True, swa_start_ratio=1.0
+    )
+
+
 def trial_limits(settings: SearchSettings) -> LoopLimits:
     """Return the limits of a short training: its steps, and a seeded part of the validation windows."""
     windows = settings.limits.val_windows or TRIAL_VALIDATION_WINDOWS
@@ -120,6 +126,6 @@ def _record(record: dict[str, Any], result: Any, settings: SearchSettings, failu
     if has_failed(result, identity, "phase2", failures, settings):
         return
     record["trial"] = {
-        "val_loss": result["val_loss"], "steps": settings.trial_steps, "seconds": result["seconds"],
+        "val_loss": result["val_loss"], "steps": result["steps"], "seconds": result["seconds"],
     }  # fmt: skip
     emit(settings.callbacks, Event.CANDIDATE_TRIED, candidate_id=identity, val_loss=result["val_loss"])

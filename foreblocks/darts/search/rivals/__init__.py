@@ -1,0 +1,5 @@
+"""What a search has to beat: other searches of the same space that get the same number of training steps.
+
+Random search with successive halving, random paths of a network with shared weights, and regularised evolution. Their
+best architectures are retrained, blended with ridge and tested like those of the search.
+"""
