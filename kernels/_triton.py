@@ -98,3 +98,17 @@ def blocks(total: int, size: int) -> int:
 def power_of_two(value: int) -> int:
     """Return the smallest power of two that is at least ``value``."""
     return 1 << max(value - 1, 0).bit_length()
+
+
+def rows_of(x: Tensor | None, dim: int) -> tuple[Tensor | None, int]:
+    """Return x as rows of ``dim``, a view where the layout allows it, and the elements from one row to the next."""
+    if x is None:
+        return None, dim
+    flat = x.reshape(-1, dim)
+    flat = flat if dim == 1 or flat.stride(1) == 1 else flat.contiguous()
+    return flat, dim if flat.shape[0] < 2 else flat.stride(0)
+
+
+def whole(x: Tensor | None) -> Tensor | None:
+    """Return x contiguous."""
+    return None if x is None else x.contiguous()

@@ -15,7 +15,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any, final
 
 import torch
@@ -44,11 +44,13 @@ class Implementation:
         run: called with the arguments of the operation.
         supports: called with the operation's tensors; returns the reason why it cannot take them, or None. It may look
             at device, dtype and whether a gradient is needed; the answer is remembered for those three.
+        operator: whether it is a registered operator, which ``torch.compile`` can keep whole.
     """
 
     name: str
     run: Callable[..., Any]
     supports: Callable[..., str | None]
+    operator: bool = True
 
 
 @cache
@@ -86,8 +88,8 @@ class Operation:
         name: public name.
         reference: plain PyTorch form: traces, exports, differentiates twice.
         implementations: the faster ones, best first.
-        compiled: what ``torch.compile`` sees: ``"reference"`` where its own fusion does as well, ``"native"`` where the
-            loop over time would unroll.
+        compiled: what ``torch.compile`` sees: ``"reference"`` where its own fusion does as well, ``"operator"`` (the first
+            implementation that is one and can run) where the loop over time would unroll.
     """
 
     def __init__(
@@ -99,7 +101,7 @@ class Operation:
         compiled: str = "reference",
     ) -> None:
         self.name = name
-        self.reference = Implementation("reference", reference, lambda *tensors: None)
+        self.reference = Implementation("reference", reference, lambda *tensors: None, operator=False)
         self.implementations = (*implementations, self.reference)
         self.compiled = compiled
         self._chosen: dict[tuple[str, torch.dtype, bool], Callable[..., Any]] = {}
@@ -131,13 +133,19 @@ class Operation:
         self._compiled.clear()
         if self.compiled == "reference" or forced() == "reference":
             return
-        # Filled beforehand, since the compiler cannot trace the loading of an extension.
-        for device in ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",):
-            for dtype in COMPILED_DTYPES:
-                probe = torch.empty(0, device=device, dtype=dtype)
-                for each in self.implementations:
-                    if each.name == self.compiled and each.supports(probe) is None:
-                        self._compiled[device, dtype] = each.run
+        # Filled beforehand, since the compiler cannot trace the loading of an extension; but importing this package
+        # must not start CUDA, after which a process cannot fork.
+        self._prepare("cpu")
+        if torch.cuda.is_available():
+            torch.cuda._lazy_call(partial(self._prepare, "cuda"))
+
+    def _prepare(self, device: str) -> None:
+        for dtype in COMPILED_DTYPES:
+            probe = torch.empty(0, device=device, dtype=dtype)
+            for each in self.implementations:
+                wanted = each.operator and forced() in ("auto", each.name)
+                if wanted and each.supports(probe) is None:
+                    self._compiled.setdefault((device, dtype), each.run)
 
     def _choose(self, key: tuple[str, torch.dtype, bool], tensors: tuple[Tensor, ...]) -> Callable[..., Any]:
         wish, reasons = forced(), self.reasons(*tensors)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from .._core.errors import InvalidArgument
 from .._core.logging import get_logger, log_once
+from . import _triton
 from ._inputs import check_like, check_shape, native_supports
 from ._library import define, differentiable, second_order
 from .dispatch import Implementation, Operation
@@ -244,15 +246,6 @@ def _fake_backward(grad: Tensor, chunks: Tensor, *inputs: Any) -> tuple[Tensor, 
     return tuple(grad.new_empty(0 if x is None else x.shape) for x in inputs[:-1])
 
 
-_OPTIONS = "Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, bool softplus"
-_FORWARD = define(f"selective_scan(Tensor u, Tensor delta, {_OPTIONS}, bool keep) -> (Tensor, Tensor, Tensor)", _fake)
-_BACKWARD = define(
-    f"selective_scan_backward(Tensor grad, Tensor chunks, Tensor u, Tensor delta, {_OPTIONS}) "
-    "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
-    _fake_backward,
-)
-
-
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     *tensors, ctx.softplus, _ = inputs
     ctx.save_for_backward(output[2], *tensors)
@@ -260,11 +253,11 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tens
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, grad: Tensor | None, _last: Any, _chunks: Any) -> tuple[Tensor | None, ...]:
+def _backward(operator: Any, ctx: Any, grad: Tensor | None, _last: Any, _chunks: Any) -> tuple[Tensor | None, ...]:
     if grad is None:
         return (None,) * 10
     chunks, *tensors = ctx.saved_tensors
-    grads = _BACKWARD(grad, chunks, *tensors, ctx.softplus)
+    grads = operator(grad, chunks, *tensors, ctx.softplus)
     return *(g if x is not None else None for g, x in zip(grads, tensors, strict=True)), None, None
 
 
@@ -285,19 +278,48 @@ def _backward_second(ctx: Any, *towards: Tensor | None) -> tuple[Tensor | None, 
     return by_grad, None, *by_input, None
 
 
-differentiable(_FORWARD, _setup, _backward)
-differentiable(_BACKWARD, _setup_second, _backward_second)
+def _operators(prefix: str, forward: Any = None, backward: Any = None) -> tuple[torch._ops.OpOverload, ...]:
+    """Define the forward and the backward operator of one form."""
+    options = "Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, bool softplus"
+    run = define(
+        f"{prefix}selective_scan(Tensor u, Tensor delta, {options}, bool keep) -> (Tensor, Tensor, Tensor)",
+        _fake,
+        forward,
+    )
+    run_backward = define(
+        f"{prefix}selective_scan_backward(Tensor grad, Tensor chunks, Tensor u, Tensor delta, {options}) "
+        "-> (Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor)",
+        _fake_backward,
+        backward,
+    )
+    differentiable(run, _setup, partial(_backward, run_backward))
+    differentiable(run_backward, _setup_second, _backward_second)
+    return run, run_backward
+
+
+_FORWARD, _BACKWARD = _operators("")
+_TRITON, _ = _operators("triton_", *_triton.late_pair("triton_scan"))
 
 
 def _native(*arguments: Any) -> tuple[Tensor, Tensor]:
-    keep = torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in arguments[:-1])
-    return _FORWARD(*arguments, keep)[:2]
+    return _FORWARD(*arguments, _keep(arguments))[:2]
+
+
+def _in_triton(*arguments: Any) -> tuple[Tensor, Tensor]:
+    return _TRITON(*arguments, _keep(arguments))[:2]
+
+
+def _keep(arguments: tuple[Any, ...]) -> bool:
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in arguments[:-1])
 
 
 # Under torch.compile the reference would be unrolled over the steps: minutes of compiling.
 _SCAN = Operation(
     "selective_scan",
     reference,
-    (Implementation("native", _native, native_supports("selective_scan")),),
-    compiled="native",
+    (
+        Implementation("native", _native, native_supports("selective_scan")),
+        Implementation("triton", _in_triton, _triton.supports),
+    ),
+    compiled="operator",
 )

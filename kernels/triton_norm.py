@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from ._triton import Config, blocks, device_of
+from ._triton import Config, blocks, device_of, rows_of, whole
 
 # By the width of a row, padded to a power of two: some 2,048 elements in flight, and a warp for every 512 of them.
 CONFIGS: tuple[tuple[int, Config], ...] = (
@@ -168,28 +168,15 @@ def norm_backward(
         tl.store(partial + (tl.program_id(0) * 2 + 1) * dim + column, by_bias, mask=column < dim)
 
 
-def _rows(x: Tensor | None, dim: int) -> tuple[Tensor | None, int]:
-    """Return x as rows at one stride, a view where the layout allows it, and that stride."""
-    if x is None:
-        return None, dim
-    flat = x.reshape(-1, dim)
-    flat = flat if dim == 1 or flat.stride(1) == 1 else flat.contiguous()
-    return flat, dim if flat.shape[0] < 2 else flat.stride(0)
-
-
-def _whole(x: Tensor | None) -> Tensor | None:
-    return None if x is None else x.contiguous()
-
-
 def _sizes(x: Tensor, inputs: tuple[Tensor | None, ...]) -> tuple[list[Tensor | None], list[Any]]:
     """Return the six tensors as the kernels take them and the numbers that follow the outputs."""
     dim = x.shape[-1]
     weight, bias, residual, gate, scale = inputs
-    flat, x_stride = _rows(x, dim)
-    residual, residual_stride = _rows(residual, dim)
-    gate, gate_stride = _rows(gate, dim)
+    flat, x_stride = rows_of(x, dim)
+    residual, residual_stride = rows_of(residual, dim)
+    gate, gate_stride = rows_of(gate, dim)
     steps = max(x.shape[1], 1) if x.dim() == 3 else 1
-    tensors = [flat, _whole(weight), _whole(bias), residual, gate, _whole(scale)]
+    tensors = [flat, whole(weight), whole(bias), residual, gate, whole(scale)]
     return tensors, [x.numel() // dim, dim, steps, x_stride, residual_stride, gate_stride]
 
 

@@ -53,7 +53,25 @@ def norms() -> Iterator[None]:
             module.backward(out, stats, x, *inputs, number % 2 == 1, 1e-6, *codes, needs)
 
 
-GROUPS: dict[str, Callable[[], Iterator[None]]] = {"triton_mixture": mixed_sums, "triton_norm": norms}
+def scans() -> Iterator[None]:
+    module = importlib.import_module("foreblocks.darts.kernels.triton_scan")
+    for number, states in enumerate((7, 16, 32, 64, 256)):
+        yield module.choose(states)
+        for dtype in (torch.float32, torch.float64)[: 2 if states == 16 else 1]:
+            u, row = (torch.empty(*shape, dtype=dtype, device="meta") for shape in ((2, 40, 34), (34,)))
+            side = torch.empty(2, 40, 2, states, dtype=dtype, device="meta")
+            rest = (row, u, row) if number % 2 else (None, None, None)
+            inputs = (u, u, torch.empty(34, states, dtype=dtype, device="meta"), side, side, *rest, number % 2 == 1)
+            out, _, chunks = module.forward(*inputs, True)
+            module.forward(*inputs, False)
+            module.backward(out, chunks, *inputs)
+
+
+GROUPS: dict[str, Callable[[], Iterator[None]]] = {
+    "triton_mixture": mixed_sums,
+    "triton_norm": norms,
+    "triton_scan": scans,
+}
 
 
 @pytest.mark.parametrize("name", GROUPS)
