@@ -88,8 +88,8 @@ class Operation:
         name: public name.
         reference: plain PyTorch form: traces, exports, differentiates twice.
         implementations: the faster ones, best first.
-        compiled: what ``torch.compile`` sees: ``"reference"`` where its own fusion does as well, ``"operator"`` (the first
-            implementation that is one and can run) where the loop over time would unroll.
+        compiled: what ``torch.compile`` sees: ``"reference"`` where its own fusion does as well, ``"operator"`` (the
+            first implementation that is one and can run) where the loop over time would unroll.
     """
 
     def __init__(

@@ -39,13 +39,14 @@ def _sigmoid(x):
 
 
 @triton.jit
-def _channels(dim, groups, BLOCK: tl.constexpr):
-    """Return the group of this program, its channels and which of them exist; no block reaches into the next group."""
+def _place(dim, states, groups, BLOCK: tl.constexpr, STATES: tl.constexpr):
+    """Return the group of this program, its channels and states and which exist; no block reaches into a next group."""
     width = dim // groups
     tiles = tl.cdiv(width, BLOCK)
     within = (tl.program_id(1) % tiles) * BLOCK + tl.arange(0, BLOCK)
     group = tl.program_id(1) // tiles
-    return group, group * width + within, within < width
+    state = tl.arange(0, STATES)
+    return group, group * width + within, within < width, state, state < states
 
 
 @triton.jit
@@ -76,6 +77,31 @@ def _decay(step, rate):
 
 
 @triton.jit
+def _next(h, x, step, rate, into):
+    """Return the state after a step from the one before it."""
+    return _decay(step, rate) * h + (step * x)[:, None] * into[None, :]
+
+
+@triton.jit
+def _previous(g, x, step, slope, rate, into, onto, before, carry):
+    """Return the gradients of u, delta, a and b at a step, and of the state before it."""
+    carry += g[:, None] * onto[None, :]
+    by_drive = tl.sum(carry * into[None, :], axis=1)
+    by_b = tl.sum(carry * (step * x)[:, None], axis=0)
+    carry *= _decay(step, rate)
+    by_exponent = carry * before
+    by_delta = (tl.sum(by_exponent * rate, axis=1) + by_drive * x) * slope
+    return by_drive * step, by_delta, by_exponent * step[:, None], by_b, carry
+
+
+@triton.jit
+def _through_gate(g, y, gate):
+    """Return the gradients of the gate and of the output before it."""
+    opened = _sigmoid(gate)
+    return g * y * opened * (1.0 + gate * (1.0 - opened)), g * gate * opened
+
+
+@triton.jit
 def scan(
     u, delta, a, b, c, skip, z, bias, out, last, chunks,
     steps, dim, states, groups, u_stride, delta_stride, z_stride, b_stride, c_stride,
@@ -83,9 +109,7 @@ def scan(
 ):  # fmt: skip
     """Write the output, the last state and, where ``chunks`` is given, the states at the start of every chunk."""
     sample = tl.program_id(0).to(tl.int64)
-    group, channel, there = _channels(dim, groups, BLOCK)
-    state = tl.arange(0, STATES)
-    known = state < states
+    group, channel, there, state, known = _place(dim, states, groups, BLOCK, STATES)
     both = there[:, None] & known[None, :]
     rate = tl.load(a + channel[:, None] * states + state[None, :], mask=both, other=0.0).to(WIDE)
     h = tl.zeros((BLOCK, STATES), WIDE)
@@ -100,7 +124,7 @@ def scan(
             step, _ = _step_size(delta, row * delta_stride, channel, bias, there, SOFTPLUS, WIDE)
             into = _vector(b + (row * groups + group) * b_stride, state, known, WIDE)
             onto = _vector(c + (row * groups + group) * c_stride, state, known, WIDE)
-            h = _decay(step, rate) * h + (step * x)[:, None] * into[None, :]
+            h = _next(h, x, step, rate, into)
             y = tl.sum(h * onto[None, :], axis=1)
             if skip is not None:
                 y += _vector(skip, channel, there, WIDE) * x
@@ -113,20 +137,32 @@ def scan(
 
 
 @triton.jit
+def _park(
+    h, parked, u, delta, b, bias, rate, first, stop,
+    channel, there, state, known, groups, u_stride, delta_stride, b_stride,
+    SOFTPLUS: tl.constexpr, WIDE: tl.constexpr, EACH: tl.constexpr,
+):  # fmt: skip
+    """Write the state before every row from ``first`` up to ``stop``, beginning with ``h``."""
+    for row in range(first, stop):
+        tl.store(parked + (row - first) * EACH, h)
+        x = _vector(u + row * u_stride, channel, there, WIDE)
+        step, _ = _step_size(delta, row * delta_stride, channel, bias, there, SOFTPLUS, WIDE)
+        h = _next(h, x, step, rate, _vector(b + row * groups * b_stride, state, known, WIDE))
+    tl.debug_barrier()  # another thread may have written what this one reads
+
+
+@triton.jit
 def scan_backward(
     grad, chunks, u, delta, a, b, c, skip, z, bias, scratch,
     by_u, by_delta, by_a, by_b, by_c, by_skip, by_z, by_bias,
     steps, dim, states, groups, u_stride, delta_stride, z_stride, b_stride, c_stride,
     SOFTPLUS: tl.constexpr, CHUNK: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr, STATES: tl.constexpr,
 ):  # fmt: skip
-    """Write all gradients; those of a, skip and bias for each sample, those of b and c for each block of channels."""
+    """Write all gradients; those of a, skip and bias for each sample, of b and c for each block of channels, outermost."""
     sample = tl.program_id(0).to(tl.int64)
-    group, channel, there = _channels(dim, groups, BLOCK)
+    group, channel, there, state, known = _place(dim, states, groups, BLOCK, STATES)
     tiles = tl.cdiv(dim // groups, BLOCK)
-    # Blocks of channels lie outermost in by_b and by_c.
     part = (tl.program_id(1) % tiles).to(tl.int64) * tl.num_programs(0) * steps * groups
-    state = tl.arange(0, STATES)
-    known = state < states
     both = there[:, None] & known[None, :]
     rate = tl.load(a + channel[:, None] * states + state[None, :], mask=both, other=0.0).to(WIDE)
     parked = scratch + (sample * tl.num_programs(1) + tl.program_id(1)) * CHUNK * BLOCK * STATES
@@ -135,63 +171,47 @@ def scan_backward(
     sum_a = tl.zeros((BLOCK, STATES), WIDE)
     sum_skip = tl.zeros((BLOCK,), WIDE)
     sum_bias = tl.zeros((BLOCK,), WIDE)
+    passing = tl.zeros((BLOCK,), WIDE)
+    if skip is not None:
+        passing = _vector(skip, channel, there, WIDE)
+    b += group * b_stride
+    c += group * c_stride
     count = tl.cdiv(steps, CHUNK)
     for back in range(count):
         chunk = count - 1 - back
-        first = chunk * CHUNK
-        stop = tl.minimum(first + CHUNK, steps)
+        first = sample * steps + chunk * CHUNK
+        stop = sample * steps + tl.minimum(chunk * CHUNK + CHUNK, steps)
         start = ((sample * count + chunk) * states + state[None, :]) * dim + channel[:, None]
-        h = tl.load(chunks + start, mask=both, other=0.0).to(WIDE)
-        for t in range(first, stop):
-            tl.store(parked + (t - first) * BLOCK * STATES, h)
-            row = sample * steps + t
-            x = _vector(u + row * u_stride, channel, there, WIDE)
-            step, _ = _step_size(delta, row * delta_stride, channel, bias, there, SOFTPLUS, WIDE)
-            into = _vector(b + (row * groups + group) * b_stride, state, known, WIDE)
-            h = _decay(step, rate) * h + (step * x)[:, None] * into[None, :]
-        tl.debug_barrier()  # another thread may have parked what this one reads
+        _park(
+            tl.load(chunks + start, mask=both, other=0.0).to(WIDE), parked, u, delta, b, bias, rate, first, stop,
+            channel, there, state, known, groups, u_stride, delta_stride, b_stride, SOFTPLUS, WIDE, BLOCK * STATES,
+        )  # fmt: skip
         for ahead in range(stop - first):
-            t = stop - 1 - ahead
-            row = sample * steps + t
+            row = stop - 1 - ahead
             x = _vector(u + row * u_stride, channel, there, WIDE)
             step, slope = _step_size(delta, row * delta_stride, channel, bias, there, SOFTPLUS, WIDE)
-            into = _vector(b + (row * groups + group) * b_stride, state, known, WIDE)
-            onto = _vector(c + (row * groups + group) * c_stride, state, known, WIDE)
-            before = tl.load(parked + (t - first) * BLOCK * STATES)
-            decay = _decay(step, rate)
-            h = decay * before + (step * x)[:, None] * into[None, :]
+            into = _vector(b + row * groups * b_stride, state, known, WIDE)
+            onto = _vector(c + row * groups * c_stride, state, known, WIDE)
+            before = tl.load(parked + (row - first) * BLOCK * STATES)
+            h = _next(before, x, step, rate, into)
             g = _vector(grad + row * dim, channel, there, WIDE)
             if z is not None:
-                y = tl.sum(h * onto[None, :], axis=1)
-                if skip is not None:
-                    y += _vector(skip, channel, there, WIDE) * x
-                gate = _vector(z + row * z_stride, channel, there, WIDE)
-                opened = _sigmoid(gate)
-                g_gate = g * y * opened * (1.0 + gate * (1.0 - opened))
+                y = tl.sum(h * onto[None, :], axis=1) + passing * x
+                g_gate, g = _through_gate(g, y, _vector(z + row * z_stride, channel, there, WIDE))
                 tl.store(by_z + row * dim + channel, g_gate.to(by_z.dtype.element_ty), mask=there)
-                g *= gate * opened
-            carry += g[:, None] * onto[None, :]
+            g_u, g_step, g_a, g_b, carry = _previous(g, x, step, slope, rate, into, onto, before, carry)
             place = (part + row * groups + group) * states + state
+            tl.store(by_b + place, g_b, mask=known)
             tl.store(by_c + place, tl.sum(g[:, None] * h, axis=0), mask=known)
-            tl.store(by_b + place, tl.sum(carry * (step * x)[:, None], axis=0), mask=known)
-            turned = carry * before * decay
-            sum_a += turned * step[:, None]
-            by_drive = tl.sum(carry * into[None, :], axis=1)
-            g_step = (tl.sum(turned * rate, axis=1) + by_drive * x) * slope
-            g_u = by_drive * step
-            if skip is not None:
-                g_u += g * _vector(skip, channel, there, WIDE)
-                sum_skip += g * x
-            sum_bias += g_step
             tl.store(by_delta + row * dim + channel, g_step.to(by_delta.dtype.element_ty), mask=there)
-            tl.store(by_u + row * dim + channel, g_u.to(by_u.dtype.element_ty), mask=there)
-            carry *= decay
+            tl.store(by_u + row * dim + channel, (g_u + g * passing).to(by_u.dtype.element_ty), mask=there)
+            sum_a += g_a
+            sum_bias += g_step
+            sum_skip += g * x
         tl.debug_barrier()  # the next chunk is parked in the same place
     tl.store(by_a + (sample * dim + channel[:, None]) * states + state[None, :], sum_a, mask=both)
-    if skip is not None:
-        tl.store(by_skip + sample * dim + channel, sum_skip, mask=there)
-    if bias is not None:
-        tl.store(by_bias + sample * dim + channel, sum_bias, mask=there)
+    tl.store(by_skip + sample * dim + channel, sum_skip, mask=there)
+    tl.store(by_bias + sample * dim + channel, sum_bias, mask=there)
 
 
 KERNELS = (scan, scan_backward)
@@ -240,7 +260,7 @@ def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
 def backward(grad: Tensor, chunks: Tensor, *arguments: Any) -> tuple[Tensor, ...]:
     """Run the operator ``triton_selective_scan_backward``; arguments as in its schema."""
     *inputs, softplus = arguments
-    u, delta, a, b, _, skip, z, bias = inputs
+    u, _, a, b, _, skip, z, bias = inputs
     batch, steps, dim = u.shape
     states, groups = a.shape[1], b.shape[2]
     tensors, sizes = _prepared(tuple(inputs))
@@ -252,7 +272,7 @@ def backward(grad: Tensor, chunks: Tensor, *arguments: Any) -> tuple[Tensor, ...
     by_z = None if z is None else u.new_empty(u.shape)
     by_a = u.new_empty(batch, dim, states, dtype=wide)
     by_b, by_c = (u.new_empty(tiles, batch, steps, groups, states, dtype=wide) for _ in range(2))
-    by_skip, by_bias = (None if x is None else u.new_empty(batch, dim, dtype=wide) for x in (skip, bias))
+    by_skip, by_bias = (u.new_empty(batch, dim, dtype=wide) for _ in range(2))
     given = grad.contiguous()
     if u.numel():
         with device_of(u):
@@ -261,6 +281,7 @@ def backward(grad: Tensor, chunks: Tensor, *arguments: Any) -> tuple[Tensor, ...
                 by_u, by_delta, by_a, by_b, by_c, by_skip, by_z, by_bias, steps, *sizes,
                 **_constants(u, config, states, softplus),
             )  # fmt: skip
-    sums = [None if x is None else x.sum(dim=0).to(u.dtype) for x in (by_a, by_b, by_c, by_skip, by_bias)]
-    by_a, by_b, by_c, by_skip, by_bias = sums
-    return tuple(u.new_empty(0) if x is None else x for x in (by_u, by_delta, by_a, by_b, by_c, by_skip, by_z, by_bias))
+    by_a, by_b, by_c, by_skip, by_bias = (x.sum(dim=0).to(u.dtype) for x in (by_a, by_b, by_c, by_skip, by_bias))
+    nothing = u.new_empty(0)
+    by_skip, by_bias = nothing if skip is None else by_skip, nothing if bias is None else by_bias
+    return by_u, by_delta, by_a, by_b, by_c, by_skip, nothing if by_z is None else by_z, by_bias

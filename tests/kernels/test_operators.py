@@ -55,7 +55,8 @@ NAMES = [operator.name() for operator, _ in CALLS]
 
 def test_every_operator_is_listed():
     defined = {name.rpartition("::")[2] for name in LIBRARY._op_defs}
-    assert {name.rpartition("::")[2] for name in NAMES} == defined
+    # The Triton forms share fakes and gradients with these; test_triton_interpreted runs them.
+    assert {name.rpartition("::")[2] for name in NAMES} == {each for each in defined if not each.startswith("triton_")}
 
 
 @needs_native
