@@ -158,7 +158,7 @@ def scan_backward(
     steps, dim, states, groups, u_stride, delta_stride, z_stride, b_stride, c_stride,
     SOFTPLUS: tl.constexpr, CHUNK: tl.constexpr, WIDE: tl.constexpr, BLOCK: tl.constexpr, STATES: tl.constexpr,
 ):  # fmt: skip
-    """Write all gradients; those of a, skip and bias for each sample, of b and c for each block of channels, outermost."""
+    """Write all gradients; of a, skip and bias by sample, of b and c by block of channels (outermost)."""
     sample = tl.program_id(0).to(tl.int64)
     group, channel, there, state, known = _place(dim, states, groups, BLOCK, STATES)
     tiles = tl.cdiv(dim // groups, BLOCK)
