@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <string>
 
+#include "glue/depthwise_norm.h"
 #include "glue/mixed_sum.h"
 #include "glue/norm.h"
 #include "glue/products.h"
@@ -45,6 +46,8 @@ STABLE_TORCH_LIBRARY_IMPL(foreblocks_darts, CPU, m) {
   m.impl("norm_act_backward", TORCH_BOX(&foreblocks::norm_act_backward));
   m.impl("depthwise_conv1d", TORCH_BOX(&foreblocks::depthwise_forward));
   m.impl("depthwise_conv1d_backward", TORCH_BOX(&foreblocks::depthwise_backward));
+  m.impl("depthwise_norm", TORCH_BOX(&foreblocks::depthwise_norm_forward));
+  m.impl("depthwise_norm_backward", TORCH_BOX(&foreblocks::depthwise_norm_backward));
   m.impl("moving_average", TORCH_BOX(&foreblocks::average_forward));
   m.impl("moving_average_backward", TORCH_BOX(&foreblocks::average_backward));
   m.impl("saliency", TORCH_BOX(&foreblocks::saliency));

@@ -6,6 +6,7 @@ Import as ``foreblocks.darts.kernels``; this folder is only where the files live
 from .averages import moving_average
 from .causal import causal_conv1d, causal_conv1d_steps, causal_conv1d_update
 from .depthwise import depthwise_conv1d
+from .depthwise_norm import depthwise_norm_act
 from .dispatch import KernelUnavailable
 from .mixture import mixed_sum
 from .norms import norm_act
@@ -25,6 +26,7 @@ __all__ = [
     "conv1d",
     "conv_transpose1d",
     "depthwise_conv1d",
+    "depthwise_norm_act",
     "linear",
     "mixed_sum",
     "moving_average",

@@ -138,6 +138,22 @@ def depthwise_cases() -> list[Case]:
     ]
 
 
+def block_cases() -> list[Case]:
+    def case(width: int, causal: bool, kind: str, before: str, after: str) -> Case:
+        return Case(
+            f"depthwise_norm-{width}-{kind}-{before}-{after}",
+            lambda x, w, s, b, o: kernels.depthwise_norm_act(
+                x, w, s, b, o, causal=causal, kind=kind, before=before, after=after
+            ),
+            lambda x, w, s, b, o: ACTIVATIONS[after](
+                naive_norm(ACTIVATIONS[before](naive_depthwise(x, w, b, 1, causal)), s, o, kind == "layer", 1e-6)
+            ),
+            [[(n, t, d), (d, width), (d,), (d,), (d,)] for n, t, d in ((2, 4, 3), (1, 1, 32), (3, 9, 17), (2, 33, 15))],
+        )
+
+    return [case(3, True, "rms", "none", "gelu"), case(9, False, "layer", "gelu", "none")]
+
+
 def naive_average(x: Tensor, kernel: int) -> Tensor:
     steps, left = x.shape[1], kernel // 2
     rows = [sum(x[:, min(max(t - left + j, 0), steps - 1)] for j in range(kernel)) / kernel for t in range(steps)]
@@ -273,4 +289,12 @@ def product_cases() -> list[Case]:
     ]
 
 
-CASES = [*norm_cases(), *depthwise_cases(), *average_cases(), *scan_cases(), *conv_cases(), *product_cases()]
+CASES = [
+    *norm_cases(),
+    *depthwise_cases(),
+    *block_cases(),
+    *average_cases(),
+    *scan_cases(),
+    *conv_cases(),
+    *product_cases(),
+]

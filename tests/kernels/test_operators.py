@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from foreblocks.darts import kernels
-from foreblocks.darts.kernels import averages, depthwise, mixture, norms, products, saliencies, scan
+from foreblocks.darts.kernels import averages, depthwise, depthwise_norm, mixture, norms, products, saliencies, scan
 from foreblocks.darts.kernels._library import LIBRARY
 
 from .tools import close, gradients, needs_native, noise
@@ -44,6 +44,8 @@ def calls() -> list[tuple[Any, tuple[Any, ...]]]:
         (norms._BACKWARD, (leaf(2, 5, 6, seed=7), stats, *norm, 15)),
         (depthwise._FORWARD, (x, w, b, 2, 4, 2)),
         (depthwise._BACKWARD, (leaf(2, 5, 6, seed=7), x, w, b, 2, 4, 2, True)),
+        (depthwise_norm._FORWARD, (x, w, b, row, leaf(6, seed=20), 1, 2, False, 1e-6, 2, 1)),
+        (depthwise_norm._BACKWARD, (leaf(2, 5, 6, seed=7), stats, x, w, b, row, None, 1, 2, True, 1e-6, 2, 1, True)),
         (averages._FORWARD, (x, 3, 1)),
         (averages._BACKWARD, (x, 3, 1)),
     ]

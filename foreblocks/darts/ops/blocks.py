@@ -10,7 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .._core.errors import InvalidArgument
-from ..kernels import conv1d, conv_transpose1d, depthwise_conv1d, linear, moving_average, norm_act, time_linear
+from ..kernels import (
+    conv1d,
+    conv_transpose1d,
+    depthwise_conv1d,
+    depthwise_norm_act,
+    linear,
+    moving_average,
+    norm_act,
+    time_linear,
+)
 
 NORM_EPS = 1e-6
 
@@ -175,6 +184,14 @@ class StepConv(nn.Module):
         bound = 1.0 / math.sqrt(fan_in)
         self.weight = nn.Parameter(torch.empty(dim_out, dim_in // self.groups, kernel).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(dim_out).uniform_(-bound, bound))
+
+    def into(self, norm: FeatureNorm, x: Tensor, *, activation: Literal["none", "relu", "gelu", "silu"]) -> Tensor:
+        """Return ``norm(activation(self(x)))`` in one pass; for a depthwise convolution of stride 1."""
+        causal = self.padding == "causal"
+        taps = self.weight.squeeze(1)
+        return depthwise_norm_act(
+            x, taps, norm.weight, self.bias, dilation=self.dilation, causal=causal, eps=NORM_EPS, before=activation
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[N, T, dim_in]`` to ``[N, ceil(T / stride), dim_out]``."""

@@ -90,7 +90,7 @@ class ConvMixer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[N, T, D]`` to ``[N, T, D]``."""
-        mixed = x + self.inner_norm.join(None, self.depthwise(x), activation="gelu")
+        mixed = x + self.depthwise.into(self.inner_norm, x, activation="gelu")
         return self.norm.join(mixed, self.pointwise(mixed), self.dropout, activation="gelu")
 
 

@@ -1,0 +1,214 @@
+"""Each compiled kernel against the best plain PyTorch forms of the same thing, at the size of a search step."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from foreblocks.darts import kernels
+from foreblocks.darts.architecture.mixed_op import EdgeMix, MixedOp
+from foreblocks.darts.kernels import averages, dispatch, mixture, reference, saliencies, scan
+
+Function = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class Contest:
+    """One comparison.
+
+    Attributes:
+        name: shown in the table.
+        ours: what runs by default.
+        plain: other ways to write it, by name.
+        inputs: tensors for all of them; those that require a gradient get one.
+        floors: least ratio best plain / ours, forward and forward + backward; None for no promise.
+        bytes_moved: of one forward pass over data that is read and written once, or 0.
+        flops: of one forward pass, where arithmetic is the limit, or 0.
+    """
+
+    name: str
+    ours: Function
+    plain: dict[str, Function]
+    inputs: list[Tensor]
+    floors: tuple[float | None, float | None] = (None, None)
+    bytes_moved: int = 0
+    flops: int = 0
+
+
+@contextmanager
+def forced(choice: str) -> Iterator[None]:
+    """Run with ``FOREBLOCKS_DARTS_KERNELS=choice``."""
+    before = os.environ.get(dispatch.VARIABLE)
+    os.environ[dispatch.VARIABLE] = choice
+    dispatch.reset()
+    try:
+        yield
+    finally:
+        os.environ.pop(dispatch.VARIABLE)
+        if before is not None:
+            os.environ[dispatch.VARIABLE] = before
+        dispatch.reset()
+
+
+def leaf(*shape: int) -> Tensor:
+    return torch.randn(*shape).requires_grad_()
+
+
+def size(*tensors: Tensor) -> int:
+    return sum(x.numel() * x.element_size() for x in tensors)
+
+
+def mixed_sum(count: int, shape: tuple[int, int, int], floors: tuple[float | None, float | None]) -> Contest:
+    xs = [leaf(*shape) for _ in range(count)]
+    return Contest(
+        f"mixed_sum K={count} {list(shape)}",
+        lambda w, *data: kernels.mixed_sum(data, w),
+        {
+            "loop": lambda w, *data: sum(v * x for v, x in zip(w.unbind(), data, strict=True)),
+            "addcmul": lambda w, *data: mixture.reference(data, w)[0],
+            "einsum": lambda w, *data: torch.einsum("k...,k->...", torch.stack(data), w),
+            "mv": lambda w, *data: (torch.stack(data).flatten(1).T @ w).view(data[0].shape),
+        },
+        [torch.rand(count).requires_grad_(), *xs],
+        floors,
+        bytes_moved=size(*xs, xs[0]),
+    )
+
+
+def selective_scan(shape: tuple[int, int, int, int], floor: float) -> Contest:
+    batch, steps, dim, states = shape
+    u, side = leaf(batch, steps, dim), leaf(batch, steps, 1, states)
+    delta = (0.1 * torch.rand(batch, steps, dim)).requires_grad_()
+    rates = (-1 - 15 * torch.rand(dim, states)).requires_grad_()
+    return Contest(
+        f"selective_scan {list(shape)}",
+        lambda *tensors: kernels.selective_scan_steps(*tensors),
+        {"unbind": lambda *tensors: scan.reference(*tensors, None, None, None, False)[0]},
+        [u, delta, rates, side, leaf(batch, steps, 1, states)],
+        (None, floor),
+    )
+
+
+def saliency() -> Contest:
+    shapes = [(32, 32), (32,), (96, 96), (64, 32), (32, 32, 3), (32, 3)] * 20
+    params, grads = [torch.randn(s) for s in shapes], [torch.randn(s) for s in shapes]
+    half = len(params)
+    return Contest(
+        f"saliency of {half} weights",
+        lambda *both: kernels.saliency(both[:half], both[half:]),
+        {"loop": lambda *both: saliencies.reference(both[:half], both[half:])},
+        [*params, *grads],
+        (3.0, None),
+        bytes_moved=size(*params, *grads),
+    )
+
+
+def block(samples: int, floors: tuple[float | None, float | None]) -> Contest:
+    x, w, scale = leaf(samples, 96, 32), leaf(32, 3), leaf(32)
+
+    def shifted(x: Tensor, w: Tensor) -> Tensor:
+        padded = F.pad(x, (0, 0, 2, 0))
+        return padded[:, :-2] * w[:, 0] + padded[:, 1:-1] * w[:, 1] + x * w[:, 2]
+
+    def transposed(x: Tensor, w: Tensor) -> Tensor:
+        return F.conv1d(F.pad(x.mT, (2, 0)), w.unsqueeze(1), groups=w.shape[0]).mT
+
+    def ending(function: Function) -> Function:
+        return lambda x, w, s: F.gelu(F.rms_norm(function(x, w), s.shape, s, 1e-6))
+
+    return Contest(
+        f"depthwise + norm + GELU [{samples}, 96, 32]",
+        lambda x, w, s: kernels.depthwise_norm_act(x, w, s, causal=True, after="gelu"),
+        {
+            "shifted": ending(shifted),
+            "transposed": ending(transposed),
+            "channels last": ending(lambda x, w: reference.conv1d(x, w.unsqueeze(1), groups=32, padding="causal")),
+        },
+        [x, w, scale],
+        floors,
+        bytes_moved=size(x, x),
+    )
+
+
+def moving_average(samples: int, floors: tuple[float | None, float | None]) -> Contest:
+    x = leaf(samples, 96, 32)
+    matrix = averages.reference(torch.eye(96).unsqueeze(0), 25, 12)[0]
+
+    def pooled(x: Tensor) -> Tensor:
+        return F.avg_pool1d(F.pad(x.mT, (12, 12), mode="replicate"), 25, 1).mT
+
+    return Contest(
+        f"moving average 25 [{samples}, 96, 32]",
+        lambda x: kernels.moving_average(x, 25),
+        {
+            "pool": pooled,
+            "convolution": lambda x: averages.reference(x, 25, 12),
+            "matrix": lambda x: torch.matmul(matrix, x),
+        },
+        [x],
+        floors,
+        bytes_moved=size(x, x),
+    )
+
+
+def products() -> list[Contest]:
+    x, over_time, over_features, taps = leaf(32, 96, 32), leaf(96, 96), leaf(32, 32), leaf(32, 32, 3)
+    return [
+        Contest("time_linear [32, 96, 32] → 96", kernels.time_linear, {"bmm": reference.time_linear}, [x, over_time],
+                flops=2 * x.numel() * 96),
+        Contest("linear [32, 96, 32] → 32", kernels.linear, {"F.linear": F.linear}, [x, over_features],
+                flops=2 * x.numel() * 32),
+        Contest(
+            "conv1d [32, 96, 32] → 32, 3 taps",
+            lambda x, w: kernels.conv1d(x, w, padding="causal"),
+            {
+                "channels last": lambda x, w: reference.conv1d(x, w, padding="causal"),
+                "transposed": lambda x, w: F.conv1d(F.pad(x.mT, (2, 0)), w).mT,
+            },
+            [x, taps],
+            flops=2 * x.numel() * 96,
+        ),
+    ]  # fmt: skip
+
+
+def edge() -> Contest:
+    names = ["Identity", "TimeConv", "TCN", "DLinear", "Fourier"]
+    torch.manual_seed(0)
+    mixed = MixedOp(32, 96, names, dropout=0.0)
+
+    def run(x: Tensor, w: Tensor, *_parameters: Tensor) -> Tensor:
+        return mixed(x, EdgeMix(w, list(range(len(names)))))
+
+    def plain(*tensors: Tensor) -> Tensor:
+        with forced("reference"):
+            return run(*tensors)
+
+    parameters = list(mixed.ops.parameters())
+    return Contest(
+        f"edge {names}", run, {"reference": plain}, [leaf(32, 96, 32), torch.rand(5).requires_grad_(), *parameters]
+    )
+
+
+def contests() -> list[Contest]:
+    """All of them, on fresh tensors of seed 0."""
+    torch.manual_seed(0)
+    return [
+        mixed_sum(8, (32, 96, 64), (3.5, 2.5)),
+        mixed_sum(5, (32, 96, 32), (None, None)),
+        mixed_sum(4, (256, 96, 64), (None, None)),
+        selective_scan((32, 96, 128, 16), 9.0),
+        selective_scan((8, 1024, 128, 16), 20.0),
+        saliency(),
+        block(32, (None, 3.0)),
+        block(512, (None, None)),
+        moving_average(32, (None, 8.0)),
+        moving_average(512, (None, None)),
+        *products(),
+        edge(),
+    ]
