@@ -16,7 +16,6 @@ import numpy as np
 
 from .._core.errors import InvalidArgument, check_choice, check_int
 from .._core.optional import require
-from .proxies import get_proxy, normalize_value
 from .scoring import metric_values, rank_scores
 from .weight_schemes import spearman_from_scores
 
@@ -47,7 +46,6 @@ class FittedCombiner:
     loo_spearman: float
     vote_spearman: float
     _predict: Predict
-    _fill: np.ndarray
 
     @property
     def helps(self) -> bool:
@@ -58,7 +56,7 @@ class FittedCombiner:
         """Return the predicted place of each candidate: about 0 for the worst, about 1 for the best."""
         if not candidates:
             return []
-        return [float(v) for v in self._predict(_filled(_features(candidates, self.names), self._fill))]
+        return [float(v) for v in self._predict(_features(candidates, self.names))]
 
     def order(self, candidates: Sequence[Candidate]) -> list[dict[str, Any]]:
         """Return copies of the candidates with ``combiner_score``, best first; ties keep their order."""
@@ -71,8 +69,8 @@ def fit_combiner(
 ) -> FittedCombiner:
     """Fit a combiner to trained candidates.
 
-    The target is the rank of the loss, so an outlier counts as one place. Features are the metrics squashed as the
-    registry says; a metric that a candidate lacks takes the mean of the others.
+    Both sides are ranks, so an outlier counts as one place: the target is the place by loss, a feature the share of the
+    trained candidates that a metric is above. A metric that a candidate lacks puts it in the middle.
 
     Args:
         candidates: records with ``metrics`` (values outside the contract, in ``extras``, are read as well).
@@ -99,18 +97,15 @@ def fit_combiner(
     names = _varying(candidates)
     if not names:
         raise InvalidArgument("candidates have no metric that tells two of them apart.")
-    raw = _features(candidates, names)
-    fill = np.nanmean(raw, axis=0)
-    x, y = _filled(raw, fill), _places(loss)
-    predicted = [float(fit(*_without(x, y, i))(x[i : i + 1])[0]) for i in range(len(y))]
+    raw, y = _features(candidates, names), _places(loss)
+    predicted = [float(_on_ranks(fit, *_without(raw, y, i))(raw[i : i + 1])[0]) for i in range(len(y))]
     return FittedCombiner(
         kind=kind,
         names=names,
         trained=len(y),
         loo_spearman=spearman_from_scores(predicted, y),
         vote_spearman=spearman_from_scores(rank_scores(candidates), y),
-        _predict=fit(x, y),
-        _fill=fill,
+        _predict=_on_ranks(fit, raw, y),
     )
 
 
@@ -146,17 +141,13 @@ def _values(candidate: Candidate) -> dict[str, float]:
 
 
 def _features(candidates: Sequence[Candidate], names: Sequence[str]) -> np.ndarray:
-    """Return squashed metrics ``[N, M]``, NaN where there is none."""
+    """Return metrics ``[N, M]``, NaN where there is none."""
     rows = []
     for candidate in candidates:
         values = _values(candidate)
-        present = [values.get(name, math.nan) for name in names]
-        rows.append([_squash(name, v) for name, v in zip(names, present, strict=True)])
-    return np.array(rows, dtype=np.float64).reshape(len(candidates), len(names))
-
-
-def _squash(name: str, value: float) -> float:
-    return normalize_value(value, get_proxy(name).norm) if math.isfinite(value) else math.nan
+        rows.append([values.get(name, math.nan) for name in names])
+    features = np.array(rows, dtype=np.float64).reshape(len(candidates), len(names))
+    return np.where(np.isfinite(features), features, math.nan)
 
 
 def _varying(candidates: Sequence[Candidate]) -> tuple[str, ...]:
@@ -167,8 +158,17 @@ def _varying(candidates: Sequence[Candidate]) -> tuple[str, ...]:
     return tuple(kept)
 
 
-def _filled(raw: np.ndarray, fill: np.ndarray) -> np.ndarray:
-    return np.where(np.isnan(raw), fill, raw)
+def _on_ranks(fit: Fit, raw: np.ndarray, y: np.ndarray) -> Predict:
+    """Fit to the places that the metrics of the rows have among them; others are placed among the same rows."""
+    predict = fit(_shares(raw, raw), y)
+    return lambda rows: predict(_shares(raw, rows))
+
+
+def _shares(reference: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """Return the share of the reference that each value is above, equals counting half: in [0, 1], NaN is 1/2."""
+    below = (reference[None] < rows[:, None]).sum(axis=1) + 0.5 * (reference[None] == rows[:, None]).sum(axis=1)
+    known = np.isfinite(reference).sum(axis=0)
+    return np.where(np.isnan(rows), 0.5, below / np.maximum(known, 1))
 
 
 def _places(loss: np.ndarray) -> np.ndarray:
