@@ -22,7 +22,7 @@ from foreblocks.darts.config import SEARCH_BASELINES, DARTSTrainConfig, FinalTra
 from foreblocks.darts.data.windows import WindowDataset
 from foreblocks.darts.evaluation.losses import get_loss_function
 from foreblocks.darts.evaluation.report import RIVAL_NAMES
-from foreblocks.darts.search import tasks
+from foreblocks.darts.search import halving, tasks, trials
 from foreblocks.darts.search.candidates import CandidateConfig, build_candidate, make_candidates
 from foreblocks.darts.search.executor import SerialExecutor
 from foreblocks.darts.search.rivals import shared_weights
@@ -237,20 +237,25 @@ def test_a_failing_rival_does_not_cost_the_search(monkeypatch: pytest.MonkeyPatc
     assert json.loads((tmp_path / "result.json").read_text())["search_baseline"]["method"] == "random"
 
 
-@pytest.mark.parametrize("method", ["random_ws", "evolution"])
-def test_a_finished_rival_is_not_trained_again(method: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    small = {"run_dir": tmp_path, "baseline": method, "best_preset": True, "top_k": 1, "search_epochs": 1}
-    first = search(**small)
+def test_a_finished_run_is_not_trained_again_for_another_rival(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    small = {"run_dir": tmp_path, "top_k": 1, "search_epochs": 1}
+    alone = search(**small)
 
     def never(*_arguments: Any, **_options: Any) -> Any:
         raise AssertionError("trained again")
 
+    monkeypatch.setattr(halving, "train_rung", never)
+    monkeypatch.setattr(trials, "run_trial", never)
+    for method in ("evolution", "random_ws"):
+        found = search(**small, resume=True, baseline=method, best_preset=True)
+        assert found["network"] == alone["network"]
+        assert found["search_baseline"]["method"] == method
+    kept = ("spec", "val_loss", "network", "blend", "steps", "steps_of_search", "tried")
     monkeypatch.setattr(tasks, "train_final_model", never)
     monkeypatch.setattr(shared_weights, "train_paths", never)
-    again = search(**small, resume=True)
-    assert again["best_preset"] == first["best_preset"]
-    kept = ("spec", "val_loss", "network", "blend", "steps", "steps_of_search", "tried")
-    assert {k: again["search_baseline"][k] for k in kept} == {k: first["search_baseline"][k] for k in kept}
+    again = search(**small, resume=True, baseline="random_ws", best_preset=True)
+    assert again["best_preset"] == found["best_preset"]
+    assert {k: again["search_baseline"][k] for k in kept} == {k: found["search_baseline"][k] for k in kept}
 
 
 def test_one_failing_architecture_costs_only_itself(monkeypatch: pytest.MonkeyPatch) -> None:

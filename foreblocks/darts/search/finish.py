@@ -111,7 +111,7 @@ def finish(
         metrics = score_models(contenders, test, device=device, batch_size=max(EVAL_BATCH, batch), role="test")
         return {"metrics": metrics, "seconds": time.perf_counter() - began}
 
-    tested = remembered(store, TaskKey("test"), _ids(finalists), score)
+    tested = remembered(store, TaskKey("test"), [*_ids(finalists), *others], score)
     return Finished(model, list(finalists), baselines, tested["metrics"], fit, tested["seconds"])
 
 

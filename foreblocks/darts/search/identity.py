@@ -20,13 +20,13 @@ ENVIRONMENT = "environment."  # begins the names of what may change the last dig
 MAX_WINDOWS = 4096  # windows without a position in time that are read for a checksum
 _CHUNK = 1024
 
-#: settings that change nothing in a result
+#: settings that change nothing in what a search finds; a finished one may be resumed with another rival beside it
 _WITHOUT_EFFECT = frozenset(
     {
-        "run_dir", "resume", "callbacks", "keep_models", "scaler", "search.max_workers", "search.collect_stats",
-        "search.parallelism_levels", "search.stats_dir", "search.run_name", "search.est_overhead_per_task",
-        "search.est_fixed_overhead_phase1", "search.est_fixed_overhead_phase3", "search.benchmark_phase1_workers",
-        "search.benchmark_phase1_candidates", "train.verbose",
+        "run_dir", "resume", "callbacks", "keep_models", "scaler", "baseline", "best_preset", "search.max_workers",
+        "search.collect_stats", "search.parallelism_levels", "search.stats_dir", "search.run_name",
+        "search.est_overhead_per_task", "search.est_fixed_overhead_phase1", "search.est_fixed_overhead_phase3",
+        "search.benchmark_phase1_workers", "search.benchmark_phase1_candidates", "train.verbose",
     }
 )  # fmt: skip
 

@@ -74,7 +74,11 @@ def compare(finished: Finished, beside: Beside, settings: SearchSettings) -> dic
         "baselines": {name: dict(metrics[name]) for name in finished.baselines.models},
         "ridge_star": finished.baselines.ridge_star,
         "network": dict(metrics["network"]),
-        "blend": {**metrics["blend"], "weights": dict(finished.fit.weights)},
+        "blend": {
+            **metrics["blend"],
+            "weights": dict(finished.fit.weights),
+            "block_weights": finished.fit.block_weights,
+        },
         **beside.report(metrics, finished.finalists, settings),
     }
     return {**scores, "verdict": verdict(scores)}

@@ -193,8 +193,8 @@ class StoredExecutor:
         return [results[position] for position in range(len(payloads))]
 
 
-def remembered(store: SearchStore | None, key: TaskKey, of: list[int], compute: Callable[[], Any]) -> Any:
-    """Return what ``compute`` returned for the candidates ``of`` in an earlier run, else compute and keep it."""
+def remembered(store: SearchStore | None, key: TaskKey, of: list[Any], compute: Callable[[], Any]) -> Any:
+    """Return what ``compute`` gave in an earlier run for the same parts ``of``; else run it and keep."""
     found = None if store is None else store.load(key)
     if found is not None and found["candidates"] == of:
         return found["value"]

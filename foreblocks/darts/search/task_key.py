@@ -16,8 +16,8 @@ class TaskKey:
     """Which task of a search it is.
 
     Attributes:
-        phase: ``score``, ``trial``, ``rung``, ``derive``, ``train``, ``blend`` or ``test``; ``rival``,
-            ``rival_train``, ``rival_blend`` and ``preset_train`` for what stands beside the search.
+        phase: ``score``, ``trial``, ``rung``, ``derive``, ``train``, ``blend`` or ``test``; of what stands beside
+            the search ``preset_train``, and the method of a rival, alone or with ``_train`` or ``_blend``.
         candidate: candidate id; -1 for a task of the whole search.
         rung: number of the rung; -1 outside phase 3 and a rival search.
     """

@@ -36,7 +36,8 @@ METHODS: dict[str, Callable[[Course], list[Entrant]]] = {
     "random_ws": shared_weight_search,
     "evolution": evolve,
 }
-PRESET, RIVAL, RIVAL_BLEND = "best_preset", "search_baseline", "search_baseline_blend"  # names among the tested models
+PRESET = "best_preset"  # its name among the tested models; those of a rival are its method, alone and with _BLEND
+_BLEND = "_blend"
 
 
 @dataclass
@@ -98,7 +99,9 @@ class Beside:
         if self.rival is not None:
             began = time.perf_counter()
             found = [entrant.runner() for entrant in self.rival.found]
-            self.rival.finalists = trained(found, "rival_train", self.rival.course.failures) if found else []
+            self.rival.finalists = (
+                trained(found, f"{settings.baseline}_train", self.rival.course.failures) if found else []
+            )
             self.rival.seconds["final"] = time.perf_counter() - began
 
     def contenders(
@@ -109,9 +112,10 @@ class Beside:
         if self.preset is not None:
             models[PRESET] = self.preset.network
         if self.rival is not None and self.rival.finalists:
-            models[RIVAL] = self.rival.finalists[0].network
-            models[RIVAL_BLEND], self.rival.fit = blend_with_ridge(
-                self.rival.finalists, baselines, val, settings, store, key=TaskKey("rival_blend")
+            name = str(settings.baseline)
+            models[name] = self.rival.finalists[0].network
+            models[name + _BLEND], self.rival.fit = blend_with_ridge(
+                self.rival.finalists, baselines, val, settings, store, key=TaskKey(name + _BLEND)
             )
         return models
 
@@ -214,7 +218,7 @@ def _rival_report(
         report |= {
             "spec": best.runner.spec,
             "val_loss": best.val_loss,
-            "network": dict(metrics[RIVAL]),
-            "blend": {**metrics[RIVAL_BLEND], "weights": dict(rival.fit.weights)},
+            "network": dict(metrics[settings.baseline]),
+            "blend": {**metrics[settings.baseline + _BLEND], "weights": dict(rival.fit.weights)},
         }
     return report

@@ -71,7 +71,7 @@ def _train(course: Course, entrants: list[Entrant], steps: int, rung: int) -> li
         SharedTask(
             entrant.candidate, entrant.seed, course.train, course.val, trial_config(course.settings),
             limits.with_batch(entrant.candidate.search_batch(limits.batch_size)), steps, entrant.state,
-            TaskKey("rival", entrant.number, rung),
+            TaskKey(str(course.settings.baseline), entrant.number, rung),
         )
         for entrant in entrants
     ]  # fmt: skip
