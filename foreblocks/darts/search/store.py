@@ -110,7 +110,7 @@ class SearchStore:
         """Keep the result of a finished task: its tensors first, then its row; its epoch borders are dropped."""
         text, tensors = pack(result)
         if tensors:
-            state_file(self.path, str(key)).save(result)
+            state_file(self.path, str(key)).write(text, tensors)
         self._database.execute(
             "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?)", (*_columns(key), text, bool(tensors))
         )

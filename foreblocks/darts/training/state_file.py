@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, final
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ _MARKS = ("$tensor", "$array", "$tuple", "$items")
 
 
 def pack(tree: Any) -> tuple[str, dict[str, Tensor]]:
-    """Return a tree as JSON, its tensors (on the CPU) beside it; ``unpack`` gives it back exactly.
+    """Return a tree as JSON, and beside it one flat CPU tensor per dtype; ``unpack`` gives the tree back exactly.
 
     Args:
         tree: any nesting of dicts, lists, tuples, numbers, texts, None, tensors and numpy arrays.
@@ -31,13 +32,31 @@ def pack(tree: Any) -> tuple[str, dict[str, Tensor]]:
     Raises:
         TypeError: for any other leaf.
     """
-    tensors: dict[str, Tensor] = {}
-    return json.dumps(_packed(tree, tensors)), tensors
+    leaves = _Leaves()
+    text = json.dumps(_packed(tree, leaves))
+    return text, {name: torch.cat(parts) for name, parts in leaves.parts.items()}
 
 
 def unpack(text: str, tensors: dict[str, Tensor]) -> Any:
     """Inverse of ``pack``."""
     return _unpacked(json.loads(text), tensors)
+
+
+@final
+class _Leaves:
+    """The tensors of a tree, flat, by dtype. A state has hundreds of small ones: written singly they take longer."""
+
+    def __init__(self) -> None:
+        self.parts: dict[str, list[Tensor]] = {}
+        self._sizes: dict[str, int] = {}
+
+    def add(self, tensor: Tensor) -> list[Any]:
+        """Add a tensor; return its dtype, its place behind the others of that dtype, and its shape."""
+        name = str(tensor.dtype).removeprefix("torch.")
+        offset = self._sizes.get(name, 0)
+        self._sizes[name] = offset + tensor.numel()
+        self.parts.setdefault(name, []).append(tensor.detach().cpu().reshape(-1))
+        return [name, offset, list(tensor.shape)]
 
 
 @dataclass(frozen=True)
@@ -46,16 +65,18 @@ class StateFile:
 
     path: Path
 
-    def save(self, tree: Any) -> str:
-        """Write the tree under a name of its own first, then rename it; return its JSON.
+    def save(self, tree: Any) -> None:
+        """Write a tree."""
+        self.write(*pack(tree))
+
+    def write(self, text: str, tensors: dict[str, Tensor]) -> None:
+        """Write what ``pack`` returned: under another name first, which is then changed.
 
         Whoever reads sees the old file or the new one. A file that a power cut tears is known by its checksum.
         """
-        text, tensors = pack(tree)
         part = self.path.with_name(f".{self.path.name}.{os.getpid()}.part")
         save_file(tensors, part, metadata={"tree": text, "checksum": _checksum(text, tensors)})
         part.replace(self.path)
-        return text
 
     def load(self, text: str | None = None) -> Any:
         """Return the tree; None if there is no file, or (said in the log) a damaged one.
@@ -96,23 +117,21 @@ def _checksum(text: str, tensors: dict[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _packed(value: Any, tensors: dict[str, Tensor]) -> Any:
+def _packed(value: Any, leaves: _Leaves) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
-    if isinstance(value, (Tensor, np.ndarray)):
-        name = str(len(tensors))
-        is_tensor = isinstance(value, Tensor)
-        # A copy of its own: safetensors refuses tensors that share memory.
-        tensors[name] = value.detach().cpu().contiguous().clone() if is_tensor else torch.tensor(value)
-        return {"$tensor" if is_tensor else "$array": name}
+    if isinstance(value, Tensor):
+        return {"$tensor": leaves.add(value)}
+    if isinstance(value, np.ndarray):
+        return {"$array": leaves.add(torch.tensor(value))}
     if isinstance(value, list):
-        return [_packed(item, tensors) for item in value]
+        return [_packed(item, leaves) for item in value]
     if isinstance(value, tuple):
-        return {"$tuple": [_packed(item, tensors) for item in value]}
+        return {"$tuple": [_packed(item, leaves) for item in value]}
     if isinstance(value, dict):
         if all(isinstance(key, str) and key not in _MARKS for key in value):
-            return {key: _packed(item, tensors) for key, item in value.items()}
-        return {"$items": [[_packed(key, tensors), _packed(item, tensors)] for key, item in value.items()]}
+            return {key: _packed(item, leaves) for key, item in value.items()}
+        return {"$items": [[_packed(key, leaves), _packed(item, leaves)] for key, item in value.items()]}
     raise TypeError(f"a {type(value).__qualname__} cannot be saved in a state file")
 
 
@@ -122,10 +141,11 @@ def _unpacked(value: Any, tensors: dict[str, Tensor]) -> Any:
     if not isinstance(value, dict):
         return value
     mark = next(iter(value)) if len(value) == 1 else None
-    if mark == "$tensor":
-        return tensors[value[mark]]
-    if mark == "$array":
-        return tensors[value[mark]].numpy()
+    if mark in ("$tensor", "$array"):
+        name, offset, shape = value[mark]
+        # A copy of its own, so that it keeps no other alive, and begins where an allocated tensor does.
+        tensor = tensors[name][offset : offset + math.prod(shape)].reshape(shape).clone()
+        return tensor if mark == "$tensor" else tensor.numpy()
     if mark == "$tuple":
         return tuple(_unpacked(item, tensors) for item in value[mark])
     if mark == "$items":
