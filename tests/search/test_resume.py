@@ -51,6 +51,7 @@ RICH: dict[str, Any] = {
     "use_swa": True,
     "collapse_every": 1,
     "warmup_epochs": 0,
+    "architecture_update_freq": 1,
     "perturbation": "random",
 }
 
@@ -84,15 +85,17 @@ class Killer:
 
 
 class Counter:
-    """Counts the tasks that are really run, and the borders that are written, by the name of their file."""
+    """Keeps the names of the state files that are written, and what was last written to each."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *, stop_at: tuple[str, int] | None = None) -> None:
         self.written: list[str] = []
+        self.last: dict[str, Any] = {}
         write = StateFile.write
 
         def counted(file: StateFile, text: str, tensors: dict[str, torch.Tensor]) -> None:
             write(file, text, tensors)
             self.written.append(file.path.name.removesuffix(".safetensors"))
+            self.last[self.written[-1]] = plain(unpack(text, tensors))
             if stop_at is not None and self.written.count(stop_at[0]) == stop_at[1]:
                 raise KeyboardInterrupt
 
@@ -103,6 +106,15 @@ class Counter:
 def whole() -> dict[str, Any]:
     """A search without a break and without a folder."""
     return search(None, **RICH)
+
+
+@pytest.fixture(scope="module")
+def states(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What the same search last writes to each state file."""
+    with pytest.MonkeyPatch.context() as patch:
+        counter = Counter(patch)
+        search(tmp_path_factory.mktemp("whole"), **RICH)
+    return counter.last
 
 
 TIMES = ("seconds", "_dt", "time", "time_sec", "search_config", "phase_seconds")
@@ -155,7 +167,13 @@ def test_a_search_that_stops_between_tasks_goes_on(
     [("rung_{0}_0.border", 1, 0), ("rung_{0}_1.border", 1, 1), ("rung_{1}_1.border", 2, 0), ("train_{0}.border", 2, 1)],
 )
 def test_a_search_that_stops_in_a_task_goes_on_from_the_epoch_border(
-    tmp_path: Path, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch, file: str, epoch: int, left: int
+    tmp_path: Path,
+    whole: dict[str, Any],
+    states: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    file: str,
+    epoch: int,
+    left: int,
 ) -> None:
     ids = [record["candidate_id"] for record in whole["top_candidates"]]
     file = file.format(*ids)
@@ -167,6 +185,7 @@ def test_a_search_that_stops_in_a_task_goes_on_from_the_epoch_border(
     rest = Counter(monkeypatch)
     assert_same(search(tmp_path, resume=True, **RICH), whole)
     assert rest.written.count(file) == left
+    assert rest.last == {name: states[name] for name in rest.last}
     assert not list((tmp_path / "states").glob("*.border.*"))
 
 
