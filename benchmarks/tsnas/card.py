@@ -10,10 +10,6 @@ from .make import Row
 from .report import report_of
 
 TEXT = """\
----
-orphan: true
----
-
 # TSNAS: a tabular benchmark for forecasting
 
 Does a score of an untrained network foretell how well it will forecast? This table answers such questions without

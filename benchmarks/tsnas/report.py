@@ -17,6 +17,7 @@ from .correlation import (
     affordable,
     better_half,
     difference_interval,
+    finite,
     partial_interval,
     random_regret,
     regret,
@@ -65,7 +66,7 @@ def report_of(table: TsnasTable, kinds: Sequence[str] = KINDS) -> str:
 def _of_data(entries: Sequence[TsnasEntry], others: Sequence[TsnasEntry], kinds: Sequence[str]) -> list[str]:
     loss = np.array([entry.mean_val_mse for entry in entries])
     test = np.array([entry.mean_test_mse for entry in entries])
-    short = np.array([entry.short_val_mse for entry in entries])
+    short = -finite([-entry.short_val_mse for entry in entries])
     scores = {**rival_scores(entries), **aggregate_scores(entries), **proxy_scores(entries)}
     moved = transferred(entries, others)
     if moved is not None:
@@ -78,7 +79,7 @@ def _of_data(entries: Sequence[TsnasEntry], others: Sequence[TsnasEntry], kinds:
         "",
         *_table(entries, scores, loss),
         "",
-        *_against_size(scores, loss),
+        *_against(scores, loss),
         "",
         *_costs(entries, scores["vote"], short, loss),
         "",
@@ -119,11 +120,12 @@ def _table(entries: Sequence[TsnasEntry], scores: dict[str, Array], loss: Array)
     return [*lines, f"{'random':22s} {'+0.00':21s} {'':10s} {'':87s} {losses}"]
 
 
-def _against_size(scores: dict[str, Array], loss: Array) -> list[str]:
-    """Say whether the joined orders really beat size: the same resamples for both."""
-    lines = [f"{'Spearman above that of':22s} {'more params':21s} {'more flops':21s}"]
+def _against(scores: dict[str, Array], loss: Array) -> list[str]:
+    """Say whether the joined orders really beat size and each other: the same resamples for both."""
+    rivals = (*(f"more {name}" for name in RIVALS), "vote")
+    lines = [f"{'Spearman above that of':22s} " + " ".join(f"{rival:21s}" for rival in rivals)]
     for name in ("vote", "log_rank", "pool z-score", "short training"):
-        gaps = [difference_interval(scores[name], scores[f"more {rival}"], -loss) for rival in RIVALS]
+        gaps = [difference_interval(scores[name], scores[rival], -loss) for rival in rivals]
         lines.append(f"{name:22s} " + " ".join(f"{gap!s:21s}" for gap in gaps))
     return lines
 
