@@ -50,7 +50,7 @@ docs: $(INSTALLED)  ## the pages, in docs/_build; a warning is an error, and the
 install: $(INSTALLED)
 
 # The build happens in this environment, beside the torch that is already there. A fresh one has an old setuptools.
-$(INSTALLED): pyproject.toml setup.py $(wildcard csrc/*.cpp csrc/*/*.h)
+$(INSTALLED): pyproject.toml setup.py $(wildcard csrc/*.cpp csrc/*/*.h csrc/cuda/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PIP) install --quiet --upgrade 'setuptools>=77' wheel
 	$(PIP) install --quiet $(TORCH)

@@ -39,6 +39,25 @@ def load() -> tuple[str | None, str | None]:
     return module.isa, None
 
 
+@cache
+def load_cuda() -> str | None:
+    """Load the CUDA kernels once, a library of their own that only a CUDA torch can load; return why not, or None."""
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is built without CUDA"
+    try:
+        importlib.import_module("foreblocks.darts.kernels._C_cuda")
+    except ModuleNotFoundError:
+        try:
+            reason = importlib.import_module("foreblocks.darts.kernels._build_info").CUDA_REASON
+        except ModuleNotFoundError:
+            reason = "the extension was never built here"
+        return f"no CUDA extension: {reason}"
+    except ImportError as error:
+        _logger.log(logging.INFO, "the compiled CUDA kernels cannot be loaded: %s", error)
+        return f"the CUDA extension cannot be loaded: {error}"
+    return None
+
+
 def missing(operator: str, device: str) -> str | None:
     """Return why the compiled form of ``operator`` cannot run on ``device``, or None if it can.
 
@@ -46,7 +65,7 @@ def missing(operator: str, device: str) -> str | None:
         operator: name in the library, such as ``"mixed_sum"``.
         device: device type, such as ``"cpu"``.
     """
-    _, reason = load()
+    reason = load_cuda() if device == "cuda" else load()[1]
     if reason is not None:
         return reason
     key = {"cpu": "CPU", "cuda": "CUDA"}.get(device)

@@ -36,6 +36,11 @@ class Config:
     warps: int
     rows: int = 1
 
+    @property
+    def options(self) -> dict[str, Any]:
+        """Options of a launch; fused multiply-add is the default, but Triton 3.9 warns unless that is said."""
+        return {"num_warps": self.warps, "enable_fp_fusion": True}
+
 
 def interpreted() -> bool:
     """Return True if the kernels run in Triton's interpreter, which takes tensors on the CPU."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .._core.errors import InvalidArgument, check_int
+from . import _triton
 from ._inputs import native_supports
 from ._library import define
 from .dispatch import Implementation, Operation
@@ -76,4 +77,14 @@ def _fake(params: list[Tensor], grads: list[Tensor]) -> Tensor:
 
 
 _FORWARD = define("saliency(Tensor[] params, Tensor[] grads) -> Tensor", _fake)
-_SALIENCY = Operation("saliency", reference, (Implementation("native", _FORWARD, native_supports("saliency")),))
+_TRITON = define(
+    "triton_saliency(Tensor[] params, Tensor[] grads) -> Tensor", _fake, _triton.late("triton_saliency", "forward")
+)
+_SALIENCY = Operation(
+    "saliency",
+    reference,
+    (
+        Implementation("native", _FORWARD, native_supports("saliency")),
+        Implementation("triton", _TRITON, _triton.supports),
+    ),
+)

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from .._core.errors import InvalidArgument
 from .._core.logging import get_logger, log_once
-from . import _triton
+from . import _triton, rivals
 from ._inputs import check_like, check_shape, native_supports
 from ._library import define, differentiable, second_order
 from .dispatch import Implementation, Operation
 
+_CUDA_STATES = 64  # kMostStates in csrc/cuda/scan.cuh
 CHUNK = 32  # steps between two states that the compiled forward keeps; kScanChunk in csrc/core/args.h
 _logger = get_logger("foreblocks.darts.kernels")
 
@@ -302,11 +303,31 @@ _TRITON, _ = _operators("triton_", *_triton.late_pair("triton_scan"))
 
 
 def _native(*arguments: Any) -> tuple[Tensor, Tensor]:
+    if arguments[0].is_cuda and arguments[2].shape[1] > _CUDA_STATES:
+        log_once(_logger, logging.INFO, f"selective_scan of more than {_CUDA_STATES} states runs as plain PyTorch")
+        return reference(*arguments)
     return _FORWARD(*arguments, _keep(arguments))[:2]
 
 
 def _in_triton(*arguments: Any) -> tuple[Tensor, Tensor]:
     return _TRITON(*arguments, _keep(arguments))[:2]
+
+
+def _in_mamba(u: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    if not _keep((u, *rest)):
+        return _by_mamba(u, *rest)
+    return rivals.Borrowed.apply(_by_mamba, reference, u, *rest)
+
+
+def _by_mamba(
+    u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None, *rest: Any
+) -> tuple[Tensor, Tensor]:
+    function, _ = rivals.mamba_scan()
+    # Time comes last there, and must be contiguous.
+    u, delta, B, C = (x.movedim(1, -1).contiguous() for x in (u, delta, B, C))
+    z = None if z is None else z.movedim(1, -1).contiguous()
+    out, last = function(u, delta, A, B, C, D, z, *rest, return_last_state=True)
+    return out.movedim(-1, 1), last
 
 
 def _keep(arguments: tuple[Any, ...]) -> bool:
@@ -319,6 +340,7 @@ _SCAN = Operation(
     reference,
     (
         Implementation("native", _native, native_supports("selective_scan")),
+        Implementation("mamba_ssm", _in_mamba, rivals.supports(rivals.mamba_scan, (torch.float32,)), operator=False),
         Implementation("triton", _in_triton, _triton.supports),
     ),
     compiled="operator",

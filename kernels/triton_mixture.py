@@ -90,7 +90,7 @@ def forward(xs: list[Tensor], weights: Tensor, normalize: bool, mean_squares: bo
             mix[(grid,)](
                 tuple(xs), weights, out, partial, total,
                 COUNT=count, NORMALIZE=normalize, SQUARES=mean_squares, WIDE=_WIDE[wide], BLOCK=config.block,
-                num_warps=config.warps,
+                **config.options,
             )  # fmt: skip
     if not mean_squares:
         return out, weights.new_empty(0)
@@ -112,7 +112,7 @@ def backward(
             mix_backward[(grid,)](
                 grad, tuple(xs) or (None,) * count, weights, tuple(grads.get(k) for k in range(count)), partial, total,
                 COUNT=count, GIVEN=bool(xs), NORMALIZE=normalize, WIDE=_WIDE[wide], BLOCK=config.block,
-                num_warps=config.warps,
+                **config.options,
             )  # fmt: skip
     if not xs:
         return list(grads.values()), weights.new_empty(0)

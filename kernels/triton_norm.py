@@ -183,7 +183,7 @@ def _sizes(x: Tensor, inputs: tuple[Tensor | None, ...]) -> tuple[list[Tensor | 
 def _constants(x: Tensor, config: Config, eps: float, centre: bool, before: int, after: int) -> dict[str, Any]:
     wide = tl.float64 if x.dtype == torch.float64 else tl.float32
     codes = {"EPS": eps, "CENTRE": centre, "BEFORE": before, "AFTER": after}
-    return {**codes, "WIDE": wide, "ROWS": config.rows, "BLOCK": config.block, "num_warps": config.warps}
+    return {**codes, "WIDE": wide, "ROWS": config.rows, "BLOCK": config.block, **config.options}
 
 
 def forward(

@@ -234,7 +234,7 @@ def _prepared(inputs: tuple[Any, ...]) -> tuple[list[Tensor | None], list[int]]:
 def _constants(x: Tensor, config: Config, states: int, softplus: bool) -> dict[str, Any]:
     wide = tl.float64 if x.dtype == torch.float64 else tl.float32
     sizes = {"CHUNK": CHUNK, "WIDE": wide, "BLOCK": config.block, "STATES": power_of_two(states)}
-    return {"SOFTPLUS": softplus, **sizes, "num_warps": config.warps}
+    return {"SOFTPLUS": softplus, **sizes, **config.options}
 
 
 def forward(*arguments: Any) -> tuple[Tensor, Tensor, Tensor]:

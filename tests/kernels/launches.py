@@ -31,7 +31,7 @@ class Launch:
     kernel: Any
     signature: tuple[tuple[str, Any], ...]
     constants: tuple[tuple[str, Any], ...]
-    warps: int
+    options: tuple[tuple[str, Any], ...]
 
     @property
     def name(self) -> str:
@@ -49,7 +49,7 @@ class Launch:
             spot, *inner = name.split(".")
             constants[(names.index(spot), *map(int, inner))] = value
         source = ASTSource(self.kernel, dict(self.signature), constants)
-        return triton.compile(source, target=GPUTarget("cuda", capability, 32), options={"num_warps": self.warps})
+        return triton.compile(source, target=GPUTarget("cuda", capability, 32), options=dict(self.options))
 
 
 def _describe(name: str, value: Any, constants: list[tuple[str, Any]], constant: bool) -> Any:
@@ -70,14 +70,17 @@ def caught() -> Iterator[list[Launch]]:
 
     launches: list[Launch] = []
 
-    def run(self: Any, *arguments: Any, grid: Any, warmup: bool, num_warps: int, **constants: Any) -> None:
+    def run(
+        self: Any, *arguments: Any, grid: Any, warmup: bool, num_warps: int, enable_fp_fusion: bool, **constants: Any
+    ) -> None:
         assert all(0 < size < 2**31 for size in grid)
+        options = (("num_warps", num_warps), ("enable_fp_fusion", enable_fp_fusion))
         found: list[tuple[str, Any]] = []
         given = {**dict(zip(self.arg_names, arguments, strict=False)), **constants}
         assert list(given) == self.arg_names, "an argument is missing or misplaced"
         fixed = {parameter.name for parameter in self.params if parameter.is_constexpr}
         signature = tuple((name, _describe(name, given[name], found, name in fixed)) for name in self.arg_names)
-        launches.append(Launch(self, signature, tuple(found), num_warps))
+        launches.append(Launch(self, signature, tuple(found), options))
 
     before = JITFunction.run
     JITFunction.run = run

@@ -67,10 +67,20 @@ def scans() -> Iterator[None]:
             module.backward(out, chunks, *inputs)
 
 
+def saliencies() -> Iterator[None]:
+    module = importlib.import_module("foreblocks.darts.kernels.triton_saliency")
+    for largest in (100, 1 << 15):
+        yield module.choose(largest)
+        for dtype in (*DTYPES, torch.float64):
+            # Not meta tensors: the sizes would lie there, too.
+            module.forward([torch.zeros(largest, dtype=dtype)], [torch.zeros(largest, dtype=dtype)])
+
+
 GROUPS: dict[str, Callable[[], Iterator[None]]] = {
     "triton_mixture": mixed_sums,
     "triton_norm": norms,
     "triton_scan": scans,
+    "triton_saliency": saliencies,
 }
 
 
@@ -104,4 +114,4 @@ def test_a_kernel_that_is_wrong_does_not_compile():
     (launch,) = launches
     broken = tuple((name, "i32" if name == "out" else kind) for name, kind in launch.signature)
     with pytest.raises(Exception, match=r"out|pointer|int32"):
-        Launch(launch.kernel, broken, launch.constants, launch.warps).compile(90)
+        Launch(launch.kernel, broken, launch.constants, launch.options).compile(90)

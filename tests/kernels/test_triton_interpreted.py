@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from foreblocks.darts import kernels
-from foreblocks.darts.kernels import dispatch, mixture
+from foreblocks.darts.kernels import dispatch, mixture, saliencies
 
 from . import test_every_kernel as promises
 from .cases import CASES, Case
@@ -130,6 +130,14 @@ def test_second_derivatives_of_a_mixed_sum():
 
     assert torch.autograd.gradcheck(call, (*tensors, weights))
     assert torch.autograd.gradgradcheck(call, (*tensors, weights))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+def test_saliency(dtype: torch.dtype):
+    shapes = [(3,), (), (0, 4), (7, 80), *[(2, 3)] * 20]
+    params, grads = ([noise(*shape, seed=k + s).to(dtype) for k, shape in enumerate(shapes)] for s in (0, 50))
+    got = kernels.saliency(params, grads)
+    close(got, saliencies.reference([w.double() for w in params], [g.double() for g in grads]))
 
 
 def test_operators_keep_their_schemas():
