@@ -12,6 +12,8 @@ from types import ModuleType
 import pytest
 import torch
 
+from foreblocks.darts.kernels import _native
+
 from .gpu_tools import need, nvcc
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -86,3 +88,11 @@ def test_the_library_uses_only_the_stable_interface(objects: list[Path], tmp_pat
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Torch ABI:   STABLE" in done.stdout
     assert "Min torch:   2.10.0" in done.stdout
+
+
+@pytest.mark.skipif(torch.version.cuda is not None, reason="this torch has CUDA")
+def test_without_a_cuda_torch_nothing_is_built_or_loaded():
+    assert build().cuda_extension() == []
+    assert _native.load_cuda() == f"torch {torch.__version__} is built without CUDA"
+    assert _native.missing("selective_scan", "cuda") == _native.load_cuda()
+    assert _native.missing("selective_scan", "xpu") is not None
