@@ -52,7 +52,8 @@ for entry in table.select(data="ETTm1", part="ops", trainings=1):
 
 The budget is small: {steps} steps are less than an epoch, so the table orders networks by how fast they learn as much
 as by how well they end. Two data sets of one domain, one horizon and one width say nothing about others. The errors are
-not those of tuned models and must not be quoted as such.
+not those of tuned models and must not be quoted as such. The 40 of one good macro are
+both large and good, so a correlation over all 120 is partly one of two groups: read those inside each part beside it.
 
 ## How to make it again
 
