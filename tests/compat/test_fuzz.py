@@ -120,7 +120,7 @@ def test_mangled_files_give_a_forecast_or_one_line_of_error(tmp_path: Path, run:
             assert not out.exists()
 
     check()
-    assert min(seen[0], seen[2]) > FILES / 20, seen
+    assert min(seen[0], seen[2]) > FILES / 50, seen  # both ends of it are tried
 
 
 @st.composite

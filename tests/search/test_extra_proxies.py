@@ -107,8 +107,9 @@ def twin_meco(net: nn.Module, x: Tensor, y: Tensor) -> float:
         )
 
     for name, module in net.named_modules():
-        if type(module) in dims:
-            module.register_forward_hook(hook(name, dims[type(module)]))
+        dim = next((dims[cls] for cls in dims if isinstance(module, cls)), None)
+        if dim is not None:
+            module.register_forward_hook(hook(name, dim))
     net(x[:1])
     total = 0.0
     for parts in maps.values():
