@@ -14,6 +14,9 @@ KERNEL_TESTS := $(BIN)/python -m pytest -p no:cacheprovider -q -m kernels tests/
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALLED := $(VENV)/.installed
 
+# Threads that wait for each other on a busy machine are slower than one.
+test test-triton test-pure: export OMP_NUM_THREADS ?= 1
+
 .PHONY: search test test-triton test-pure bench docs install clean
 
 search: $(INSTALLED)  ## a real search on the embedded default data

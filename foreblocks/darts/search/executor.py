@@ -8,6 +8,8 @@ result or a ``Failure``, in the order of the payloads, so that one failing candi
 from __future__ import annotations
 
 import os
+import signal
+import threading
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
@@ -94,7 +96,8 @@ class ProcessExecutor:
         import joblib
         from joblib.externals.loky.process_executor import TerminatedWorkerError
 
-        pool = joblib.Parallel(n_jobs=workers, return_as="generator", batch_size=1, pre_dispatch="all")
+        # No more than loky's queue holds: its thread fails aloud when tasks that still wait for a place are cancelled.
+        pool = joblib.Parallel(n_jobs=workers, return_as="generator", batch_size=1, pre_dispatch=2 * workers)
         jobs = (joblib.delayed(_in_worker)(task, payloads[position]) for position in positions)
         stream = pool(jobs)
         try:
@@ -132,5 +135,8 @@ def guarded(task: Callable[[Any], Any], payload: Any) -> Any:
 
 
 def _in_worker(task: Callable[[Any], Any], payload: Any) -> Any:
+    # A terminal sends Ctrl-C to the workers, too; it is the parent that ends them, in order.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     with torch_threads(1):
         return guarded(task, payload)
