@@ -56,11 +56,11 @@ def aggregate_scores(entries: Sequence[TsnasEntry]) -> dict[str, Array]:
     weighted = [score_from_metrics(record["metrics"]["metrics"]) for record in pool]
     extras = {name: 1.0 for name in proxy_names() if name not in RIVALS}
     scores = {
-        "vote": rank_scores(pool),
+        "vote": rank_scores(pool, method="vote"),
         "log_rank": rank_scores(pool, method="log_rank"),
         "weighted score": weighted,
         "pool z-score": [record["aggregate_score_pool"] for record in rescore_candidates_poolwise(pool)],
-        "vote of all": rank_scores(flat, extras),
+        "vote of all": rank_scores(flat, extras, method="vote"),
         "log_rank of all": rank_scores(flat, extras, method="log_rank"),
         "AZ-NAS trio": rank_scores(flat, dict.fromkeys(AZ_NAS, 1.0), method="log_rank"),
     }

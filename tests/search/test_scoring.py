@@ -164,19 +164,19 @@ def test_votes_use_ranks_of_positive_metrics_only():
         candidate(1, synflow=2.0, snip=2e9, params=5.0),
         candidate(2, synflow=3.0, snip=0.0, params=9.0),
     ]
-    assert rank_scores(rows) == pytest.approx([0.25, 0.75, 0.5])
-    assert [row["candidate_id"] for row in order_by_rank(rows)] == [1, 2, 0]
+    assert rank_scores(rows, method="vote") == pytest.approx([0.25, 0.75, 0.5])
+    assert [row["candidate_id"] for row in order_by_rank(rows, method="vote")] == [1, 2, 0]
     assert "rank_score" not in rows[0]
 
 
 def test_votes_put_missing_values_last():
     rows = [candidate(0, naswot=math.nan), candidate(1), candidate(2, naswot=-900.0), candidate(3, naswot=5.0)]
-    assert rank_scores(rows) == pytest.approx([1 / 6, 1 / 6, 2 / 3, 1.0])
-    assert [row["candidate_id"] for row in order_by_rank(rows)] == [3, 2, 0, 1]
-    assert rank_scores([candidate(0), candidate(1)]) == [0.0, 0.0]
-    assert rank_scores([]) == []
+    assert rank_scores(rows, method="vote") == pytest.approx([1 / 6, 1 / 6, 2 / 3, 1.0])
+    assert [row["candidate_id"] for row in order_by_rank(rows, method="vote")] == [3, 2, 0, 1]
+    assert rank_scores([candidate(0), candidate(1)], method="vote") == [0.0, 0.0]
+    assert rank_scores([], method="vote") == []
     ties = [candidate(i, snip=1.0) for i in (2, 0, 1)]
-    assert [row["candidate_id"] for row in order_by_rank(ties)] == [0, 1, 2]
+    assert [row["candidate_id"] for row in order_by_rank(ties, method="vote")] == [0, 1, 2]
 
 
 def test_weight_schemes():
@@ -226,7 +226,7 @@ def test_log_rank_is_the_formula_and_punishes_a_last_place():
     found = rank_scores(pool, {"snip": 1.0, "synflow": 1.0, "params": -1.0}, method="log_rank")
     ends, middle = (math.log(3 / 3) + math.log(1 / 3)) / 2, math.log(2 / 3)
     assert found == pytest.approx([ends, middle, ends])
-    assert rank_scores(pool, {"snip": 1.0, "synflow": 1.0}) == pytest.approx([0.5, 0.5, 0.5])
+    assert rank_scores(pool, {"snip": 1.0, "synflow": 1.0}, method="vote") == pytest.approx([0.5, 0.5, 0.5])
     assert order_by_rank(pool, {"snip": 1.0, "synflow": 1.0}, method="log_rank")[0]["candidate_id"] == 1
     with pytest.raises(InvalidArgument, match="method='borda'"):
         rank_scores(pool, method="borda")

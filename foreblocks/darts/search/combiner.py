@@ -104,7 +104,7 @@ def fit_combiner(
         names=names,
         trained=len(y),
         loo_spearman=spearman_from_scores(predicted, y),
-        vote_spearman=spearman_from_scores(rank_scores(candidates), y),
+        vote_spearman=spearman_from_scores(rank_scores(candidates, method="vote"), y),
         _predict=_on_ranks(fit, raw, y),
     )
 
@@ -129,7 +129,7 @@ def screening_report(records: Sequence[Candidate]) -> dict[str, Any]:
     tried, losses = [c for c, _ in finite], [loss for _, loss in finite]
     report: dict[str, Any] = {"trained": len(tried), "vote_spearman": None, "combiner_spearman": None}
     if len(tried) >= MIN_COMPARED:
-        report["vote_spearman"] = spearman_from_scores(rank_scores(tried), [-loss for loss in losses])
+        report["vote_spearman"] = spearman_from_scores(rank_scores(tried, method="vote"), [-loss for loss in losses])
     if len(tried) >= MIN_TRAINED and _varying(tried):
         report["combiner_spearman"] = fit_combiner(tried, losses).loo_spearman
     return report

@@ -57,8 +57,8 @@ def robust_initial_pool_over_op_pools(
 ) -> dict[str, Any]:
     """Rank candidates inside many pools of ops and join the tops (``DARTSTrainer.robust_initial_pool_over_op_pools``).
 
-    Inside a pool the order is the mean rank over the metrics, as in a search; with ``use_weight_schemes`` it is the
-    mean rank over the weight schemes. Rows are signatures: sorted ops, width, cells and nodes. ``robustness_mode``
+    Inside a pool the order is that of a search (``scoring.rank_scores``); with ``use_weight_schemes`` it is the mean
+    rank over the weight schemes. Rows are signatures: sorted ops, width, cells and nodes. ``robustness_mode``
     orders them, ties by the further columns:
 
     * ``topk_freq``: share of the pools that have it among their ``top_k``, then mean score;

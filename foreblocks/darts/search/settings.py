@@ -13,7 +13,7 @@ from ..training.events import Callback
 from ..training.loop import LoopLimits
 from ..training.select import DeriveSettings
 from .candidates import SearchSpace
-from .scoring import RANK_METHODS
+from .scoring import RANK_METHOD, RANK_METHODS
 
 MIN_SCREENING_WINDOWS = 64
 
@@ -51,7 +51,7 @@ class SearchSettings:
     train: DARTSTrainConfig
     final: FinalTrainConfig
     limits: LoopLimits = field(default_factory=LoopLimits)
-    rank_method: str = "vote"
+    rank_method: str = RANK_METHOD
     trial_steps: int = 100
     finalists: int = 2
     final_threads: int = 1
