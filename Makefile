@@ -39,7 +39,8 @@ test-pure: $(INSTALLED)  ## an install without compiled kernels beside the same 
 	$(BIN)/python -m venv --clear --without-pip $(PURE)
 	$(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $$(echo $(PURE)/lib/python3*/site-packages)/torch.pth
 	FOREBLOCKS_BUILD_EXT=0 $(PIP) --python $(PURE)/bin/python install --quiet --no-deps --no-build-isolation --force-reinstall .
-	cd $(PURE) && bin/foreblocks-darts kernels | grep -q 'FOREBLOCKS_BUILD_EXT=0 was set'
+	cd $(PURE) && bin/foreblocks-darts kernels > kernels.txt
+	grep 'no compiled kernels: .*FOREBLOCKS_BUILD_EXT=0 was set' $(PURE)/kernels.txt || { cat $(PURE)/kernels.txt; exit 1; }
 	cd $(PURE) && bin/foreblocks-darts search --demo --run-dir run $(SMALL_SEARCH)
 
 bench: $(INSTALLED)  ## timings of the hot paths, then the end-to-end comparison
