@@ -13,16 +13,24 @@ from . import _native
 from .dispatch import autocasting
 
 NATIVE_DTYPES = (torch.float32, torch.float64)
+HALF = (torch.bfloat16, torch.float16)
 # The order is that of csrc/core/args.h.
 ACTIVATIONS = ("none", "relu", "gelu", "silu")
 
 
-def native_supports(operator: str) -> Callable[..., str | None]:
-    """Return the ``supports`` of a compiled operator: float32 or float64, and present on the device."""
+def native_supports(operator: str, *, half: bool = False) -> Callable[..., str | None]:
+    """Return the ``supports`` of a compiled operator: its dtypes, and present on the device.
+
+    Args:
+        operator: name in the library.
+        half: whether, on a CPU, it takes bfloat16 and float16 too. They are for what is stored: it computes in float32
+            and rounds its results once.
+    """
 
     def supports(*tensors: Tensor) -> str | None:
         x = tensors[0]
-        if x.dtype not in NATIVE_DTYPES:
+        stored = half and x.dtype in HALF and x.device.type == "cpu"
+        if x.dtype not in NATIVE_DTYPES and not stored:
             return f"the compiled form has no {str(x.dtype).removeprefix('torch.')}"
         return _native.missing(operator, x.device.type)
 
@@ -62,6 +70,11 @@ def activate(x: Tensor, code: int) -> Tensor:
     if code == 0:
         return x
     return (F.relu, F.gelu, F.silu)[code - 1](x)
+
+
+def computed(dtype: torch.dtype) -> torch.dtype:
+    """Return the dtype in which a compiled form computes and keeps what is not a result: float32 for half precision."""
+    return torch.float32 if dtype in HALF else dtype
 
 
 def some(x: Tensor) -> Tensor | None:

@@ -67,5 +67,5 @@ differentiable(_FORWARD, _setup, _backward)
 differentiable(_BACKWARD, _setup, _backward_second)
 
 _AVERAGE = Operation(
-    "moving_average", reference, (Implementation("native", _FORWARD, native_supports("moving_average")),)
+    "moving_average", reference, (Implementation("native", _FORWARD, native_supports("moving_average", half=True)),)
 )

@@ -129,7 +129,7 @@ _DEPTHWISE = Operation(
     "depthwise_conv1d",
     reference,
     (
-        Implementation("native", _FORWARD, native_supports("depthwise_conv1d")),
+        Implementation("native", _FORWARD, native_supports("depthwise_conv1d", half=True)),
         Implementation("causal_conv1d", _borrowed, rivals.supports(rivals.causal_conv, _CONV_DTYPES), operator=False),
     ),
 )

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .._core.errors import check_choice, check_int
 from . import depthwise, norms
-from ._inputs import activation_code, check_like, check_shape, native_supports, some
+from ._inputs import activation_code, check_like, check_shape, computed, native_supports, some
 from ._library import define, differentiable, second_order
 from .dispatch import Implementation, Operation
 
@@ -82,7 +82,7 @@ def reference(
 
 
 def _fake(x: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape), x.new_empty(x.shape[0] * x.shape[1], 2)
+    return x.new_empty(x.shape), x.new_empty(x.shape[0] * x.shape[1], 2, dtype=computed(x.dtype))
 
 
 def _fake_backward(grad: Tensor, stats: Tensor, x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
@@ -140,5 +140,5 @@ def _native(*arguments: Any) -> Tensor:
 
 
 _BOTH = Operation(
-    "depthwise_norm_act", reference, (Implementation("native", _native, native_supports("depthwise_norm")),)
+    "depthwise_norm_act", reference, (Implementation("native", _native, native_supports("depthwise_norm", half=True)),)
 )

@@ -26,7 +26,7 @@ from .._core.errors import DartsError, check_choice
 from .._core.logging import get_logger, log_once
 
 VARIABLE = "FOREBLOCKS_DARTS_KERNELS"
-COMPILED_DTYPES = (torch.float32, torch.float64)
+COMPILED_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 CHOICES = ("auto", "reference", "native", "triton")
 _logger = get_logger("foreblocks.darts.kernels")
 

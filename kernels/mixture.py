@@ -165,7 +165,7 @@ _MIXED_SUM = Operation(
     "mixed_sum",
     reference,
     (
-        Implementation("native", _FORWARD, native_supports("mixed_sum")),
+        Implementation("native", _FORWARD, native_supports("mixed_sum", half=True)),
         Implementation("triton", _TRITON, _triton.supports),
     ),
 )

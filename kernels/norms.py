@@ -13,7 +13,7 @@ from torch import Tensor
 from .._core.errors import InvalidArgument, check_choice
 from .._core.logging import get_logger, log_once
 from . import _triton
-from ._inputs import activate, activation_code, check_like, check_shape, native_supports, some
+from ._inputs import activate, activation_code, check_like, check_shape, computed, native_supports, some
 from ._library import define, differentiable, second_order
 from .dispatch import Implementation, Operation
 
@@ -108,7 +108,7 @@ def reference(
 
 
 def _fake(x: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
-    return x.new_empty(x.shape), x.new_empty(x.numel() // x.shape[-1], 2)
+    return x.new_empty(x.shape), x.new_empty(x.numel() // x.shape[-1], 2, dtype=computed(x.dtype))
 
 
 def _fake_backward(
@@ -196,7 +196,7 @@ _NORM_ACT = Operation(
     "norm_act",
     reference,
     (
-        Implementation("native", _native, native_supports("norm_act")),
+        Implementation("native", _native, native_supports("norm_act", half=True)),
         Implementation("triton", _in_triton, _triton.supports),
     ),
 )

@@ -84,7 +84,7 @@ _SALIENCY = Operation(
     "saliency",
     reference,
     (
-        Implementation("native", _FORWARD, native_supports("saliency")),
+        Implementation("native", _FORWARD, native_supports("saliency", half=True)),
         Implementation("triton", _TRITON, _triton.supports),
     ),
 )

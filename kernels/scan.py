@@ -13,7 +13,7 @@ from torch import Tensor
 from .._core.errors import InvalidArgument
 from .._core.logging import get_logger, log_once
 from . import _triton, rivals
-from ._inputs import check_like, check_shape, native_supports
+from ._inputs import HALF, check_like, check_shape, computed, native_supports
 from ._library import define, differentiable, second_order
 from .dispatch import Implementation, Operation
 
@@ -146,11 +146,13 @@ def _run(
     dtype = u.dtype
     if A.is_complex():
         raise InvalidArgument("A is complex; only real state matrices are supported.")
-    if dtype in (torch.bfloat16, torch.float16):
-        # As in mamba-ssm, half precision is for what is stored; a recurrence of hundreds of steps needs more.
-        u = u.float()
-    delta, A, B, C = (x.to(u.dtype) for x in (delta, A, B, C))
-    D, z, delta_bias = (x if x is None else x.to(u.dtype) for x in (D, z, delta_bias))
+    # Half precision is for what is stored: a recurrence of hundreds of steps needs more, as in mamba-ssm.
+    wide = computed(dtype)
+    stored = dtype if _stored_as_half(u, delta, B, C, z) else wide
+    u, delta, B, C = (x.to(stored) for x in (u, delta, B, C))
+    z = z if z is None else z.to(stored)
+    A = A.to(wide)
+    D, delta_bias = (x if x is None else x.to(wide) for x in (D, delta_bias))
     B, C = (x.unsqueeze(2) if x.dim() == 3 else x for x in (B, C))
     _check(u, delta, A, B, C, D, z, delta_bias)
     tensors = (u, delta, A, B, C, *(x for x in (D, z, delta_bias) if x is not None))
@@ -160,6 +162,13 @@ def _run(
         run = reference
     out, last = run(u, delta, A, B, C, D, z, delta_bias, softplus)
     return out.to(dtype), last
+
+
+def _stored_as_half(u: Tensor, delta: Tensor, B: Tensor, C: Tensor, z: Tensor | None) -> bool:
+    """Return whether the compiled form can read all series as they are, in half precision."""
+    if u.dtype not in HALF or u.device.type != "cpu" or B.shape != C.shape or B.dim() == 2:
+        return False
+    return all(x is None or x.dtype == u.dtype for x in (delta, B, C, z)) and _SCAN.pick(u) is _native
 
 
 def _check(
@@ -191,8 +200,9 @@ def _check(
             check_shape(name, x, (dim,), "[D]")
     if z is not None:
         check_shape("z", z, (batch, steps, dim), "like u")
-    for name, x in (("delta", delta), ("A", A), ("B", B), ("C", C)):
+    for name, x in (("delta", delta), ("B", B), ("C", C)):
         check_like(name, x, u)
+    check_like("A", A.to(u.dtype), u)
 
 
 def reference(
@@ -240,11 +250,11 @@ def _by_channel(x: Tensor, dim: int) -> Tensor:
 def _fake(u: Tensor, delta: Tensor, A: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
     batch, steps, dim = u.shape
     chunks = (batch, (steps + CHUNK - 1) // CHUNK, A.shape[1], dim)
-    return u.new_empty(u.shape), u.new_empty(batch, dim, A.shape[1]), u.new_empty(chunks if rest[-1] else 0)
+    return u.new_empty(u.shape), A.new_empty(batch, dim, A.shape[1]), A.new_empty(chunks if rest[-1] else 0)
 
 
 def _fake_backward(grad: Tensor, chunks: Tensor, *inputs: Any) -> tuple[Tensor, ...]:
-    return tuple(grad.new_empty(0 if x is None else x.shape) for x in inputs[:-1])
+    return tuple(grad.new_empty(0) if x is None else x.new_empty(x.shape) for x in inputs[:-1])
 
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -273,7 +283,8 @@ def _backward_second(ctx: Any, *towards: Tensor | None) -> tuple[Tensor | None, 
     directions = [None if x is None else value for x, value in zip(tensors, towards, strict=True)]
 
     def function(*inputs: Tensor | None) -> Tensor:
-        return reference(*inputs, ctx.softplus)[0]
+        wide = [None if x is None else x.to(computed(x.dtype)) for x in inputs]
+        return reference(*wide, ctx.softplus)[0].to(grad.dtype)
 
     (by_grad,), by_input = second_order(function, tensors, [grad], directions)
     return by_grad, None, *by_input, None
@@ -339,7 +350,7 @@ _SCAN = Operation(
     "selective_scan",
     reference,
     (
-        Implementation("native", _native, native_supports("selective_scan")),
+        Implementation("native", _native, native_supports("selective_scan", half=True)),
         Implementation("mamba_ssm", _in_mamba, rivals.supports(rivals.mamba_scan, (torch.float32,)), operator=False),
         Implementation("triton", _in_triton, _triton.supports),
     ),

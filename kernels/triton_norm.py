@@ -12,6 +12,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from ._inputs import computed
 from ._triton import Config, blocks, device_of, rows_of, whole
 
 # By the width of a row, padded to a power of two: some 2,048 elements in flight, and a warp for every 512 of them.
@@ -193,7 +194,7 @@ def forward(
     """Run the operator ``triton_norm_act``."""
     dim = x.shape[-1]
     tensors, sizes = _sizes(x, (weight, bias, residual, gate, scale))
-    out, stats = x.new_empty(x.shape), x.new_empty(sizes[0], 2)
+    out, stats = x.new_empty(x.shape), x.new_empty(sizes[0], 2, dtype=computed(x.dtype))
     config = choose(dim)
     if out.numel():
         with device_of(x):

@@ -6,6 +6,14 @@
 
 namespace foreblocks {
 
+// Half precision, of which a kernel sees no more than the bits: see half.h.
+struct BFloat16 {
+  uint16_t bits;
+};
+struct Float16 {
+  uint16_t bits;
+};
+
 enum Activation : int64_t { kNone = 0, kRelu = 1, kGelu = 2, kSilu = 3 };
 
 // y = after(norm(residual + before(x) · sigmoid(gate) · scale) · weight + bias) on rows of `dim` features.
@@ -15,6 +23,7 @@ struct NormArgs {
   const T* gate;
   const T* residual;
   const T* scale;  // [samples, dim], shared by the `steps` rows of a sample
+  int64_t first_row;  // of the tensor, where these begin
   const T* weight;
   const T* bias;
   int64_t x_stride, gate_stride, residual_stride;  // elements from one row to the next

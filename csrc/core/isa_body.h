@@ -5,6 +5,7 @@
 // clang-format off
 #include "simd.h"
 #include "simd_math.h"
+#include "half.h"
 #include "mixed_sum.h"
 #include "saliency.h"
 #include "norm.h"
@@ -35,4 +36,10 @@ static constexpr Kernels<T> kernels() {
   return k;
 }
 
-static constexpr Table kTable{ISA_NAME, kernels<float>(), kernels<double>()};
+static constexpr Table kTable{
+    ISA_NAME,
+    kernels<float>(),
+    kernels<double>(),
+    {widen<BFloat16>, narrow<BFloat16>},
+    {widen<Float16>, narrow<Float16>},
+};

@@ -18,7 +18,7 @@ static void norm_forward(const NormArgs<T>& a, int64_t begin, int64_t end) {
     const T* x = a.x + row * a.x_stride;
     const T* gate = a.gate ? a.gate + row * a.gate_stride : nullptr;
     const T* residual = a.residual ? a.residual + row * a.residual_stride : nullptr;
-    const T* scale = a.scale ? a.scale + row / a.steps * a.dim : nullptr;
+    const T* scale = a.scale ? a.scale + (a.first_row + row) / a.steps * a.dim : nullptr;
     T* out = a.out + row * a.dim;
     Vec<T> squares = {}, total = {};
     along<T>(a.dim, [&](int64_t i, auto where) {
@@ -63,7 +63,7 @@ static void norm_backward(const NormArgs<T>& a, T* sums, T* scratch, int64_t beg
     const T* x = a.x + row * a.x_stride;
     const T* gate = a.gate ? a.gate + row * a.gate_stride : nullptr;
     const T* residual = a.residual ? a.residual + row * a.residual_stride : nullptr;
-    const T* scale = a.scale ? a.scale + row / a.steps * a.dim : nullptr;
+    const T* scale = a.scale ? a.scale + (a.first_row + row) / a.steps * a.dim : nullptr;
     const T* grad = a.grad + row * a.dim;
     const T mean = a.stats[2 * row], inverse = a.stats[2 * row + 1];
     Vec<T> product = {}, total = {};

@@ -46,10 +46,19 @@ struct Kernels {
   void (*scan_backward)(const ScanArgs<T>& a, T* sums, T* scratch, int64_t begin, int64_t end);
 };
 
+// Between what is stored in half precision and float.
+template <class S>
+struct Conversion {
+  void (*widen)(const S* from, float* to, int64_t count);
+  void (*narrow)(const float* from, S* to, int64_t count);
+};
+
 struct Table {
   const char* isa;
   Kernels<float> f32;
   Kernels<double> f64;
+  Conversion<BFloat16> bf16;
+  Conversion<Float16> f16;
 
   template <class T>
   const Kernels<T>& of() const;

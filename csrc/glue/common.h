@@ -58,6 +58,16 @@ class Scratch {
   std::vector<char> space_;
 };
 
+// The same, with a value of make() for each thread: memory that its blocks use one after the other.
+template <class Make, class F>
+void for_blocks_with(int64_t total, int64_t size, const Make& make, const F& f) {
+  torch::stable::parallel_for(0, block_count(total, size), 1, [&](int64_t first, int64_t last) {
+    auto memory = make();
+    for (int64_t block = first; block < last; ++block)
+      f(memory, block, block * size, std::min(total, (block + 1) * size));
+  });
+}
+
 // Calls f with a null pointer of the tensor's element type.
 template <class F>
 auto by_dtype(const char* operation, const Tensor& x, const F& f) {

@@ -17,8 +17,9 @@ inline Tensor saliency(std::vector<Tensor> weights, std::vector<Tensor> grads) {
     grads[k] = packed(grads[k]);
   }
   Tensor result = torch::stable::new_empty(weights[0], {count, 4}, ScalarType::Double);
-  return by_dtype("saliency", weights[0], [&](auto* null) {
-    using T = std::remove_pointer_t<decltype(null)>;
+  return by_storage("saliency", weights[0], [&](auto* null) {
+    using S = std::remove_pointer_t<decltype(null)>;
+    using T = Compute<S>;
     struct Block {
       int64_t tensor, begin, end;
     };
@@ -29,9 +30,15 @@ inline Tensor saliency(std::vector<Tensor> weights, std::vector<Tensor> grads) {
     std::vector<double> partial(4 * blocks.size());
     // Small tensors are many: sixteen blocks at a time.
     for_blocks(static_cast<int64_t>(blocks.size()), 16, [&](int64_t, int64_t first, int64_t last) {
+      Space<T> w_space, g_space;
       for (int64_t i = first; i < last; ++i) {
         const Block& b = blocks[i];
-        active().of<T>().saliency(in<T>(weights[b.tensor]), in<T>(grads[b.tensor]), &partial[4 * i], b.begin, b.end);
+        const Source<S> w(weights[b.tensor]), g(grads[b.tensor]);
+        for_parts<S>(b.begin, b.end, [&](int64_t at, int64_t size) {
+          double sums[4];
+          active().of<T>().saliency(w.at(at, size, w_space), g.at(at, size, g_space), sums, 0, size);
+          for (int64_t k = 0; k < 4; ++k) partial[4 * i + k] += sums[k];
+        });
       }
     });
     double* sums = out<double>(result);

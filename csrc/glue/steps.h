@@ -2,6 +2,7 @@
 #pragma once
 
 #include "common.h"
+#include "storage.h"
 
 namespace foreblocks {
 
@@ -13,29 +14,41 @@ inline void check_steps(const char* operation, const Tensor& x) {
 }
 
 // taps [D, W] as [W, D].
-template <class T>
-std::vector<T> taps_by_step(const Tensor& weight) {
-  const Tensor w = packed(weight);
-  const int64_t dim = w.size(0), width = w.size(1);
-  std::vector<T> result(dim * width);
+template <class S>
+std::vector<Compute<S>> taps_by_step(const Tensor& weight) {
+  const Values<S> values(weight);
+  const Compute<S>* w = values.data();
+  const int64_t dim = weight.size(0), width = weight.size(1);
+  std::vector<Compute<S>> result(dim * width);
   for (int64_t d = 0; d < dim; ++d)
-    for (int64_t j = 0; j < width; ++j) result[j * dim + d] = in<T>(w)[d * width + j];
+    for (int64_t j = 0; j < width; ++j) result[j * dim + d] = w[d * width + j];
   return result;
 }
 
+// The gradient of taps, [W, D], as that of a weight [D, W].
+template <class S>
+Tensor taps_by_channel(const Tensor& weight, const Compute<S>* by_step) {
+  const int64_t dim = weight.size(0), width = weight.size(1);
+  std::vector<Compute<S>> turned(dim * width);
+  for (int64_t d = 0; d < dim; ++d)
+    for (int64_t j = 0; j < width; ++j) turned[d * width + j] = by_step[j * dim + d];
+  return tensor_of<S>(weight, turned.data(), {dim, width});
+}
+
+// All but the data, which at() of its source gives a block at a time.
 template <class T>
 DepthwiseArgs<T> depthwise_args(
     const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, const std::vector<T>& taps,
-    int64_t dilation, int64_t left, int64_t activation) {
+    const T* offsets, int64_t dilation, int64_t left, int64_t activation) {
   check_steps("depthwise_conv1d", x);
   check_same("depthwise_conv1d", "weight", weight, x);
   STD_TORCH_CHECK(weight.dim() == 2 && weight.size(0) == x.size(2), "depthwise_conv1d: weight is not [D, W].");
+  if (bias) check_same("depthwise_conv1d", "bias", *bias, x);
   STD_TORCH_CHECK(!bias || bias->numel() == x.size(2), "depthwise_conv1d: bias is not [D].");
   STD_TORCH_CHECK(dilation > 0 && left >= 0, "depthwise_conv1d: dilation or left is out of range.");
   DepthwiseArgs<T> a{};
-  a.x = in<T>(x);
   a.taps = taps.data();
-  a.bias = bias ? in<T>(*bias) : nullptr;
+  a.bias = offsets;
   a.steps = x.size(1);
   a.dim = x.size(2);
   a.width = weight.size(1);
@@ -48,15 +61,23 @@ DepthwiseArgs<T> depthwise_args(
 inline Tensor depthwise_forward(
     Tensor x, Tensor weight, std::optional<Tensor> bias, int64_t dilation, int64_t left, int64_t activation) {
   const Tensor data = packed(x);
-  if (bias) bias = packed(*bias);
-  return by_dtype("depthwise_conv1d", x, [&](auto* null) {
-    using T = std::remove_pointer_t<decltype(null)>;
-    const std::vector<T> taps = taps_by_step<T>(weight);
-    DepthwiseArgs<T> a = depthwise_args<T>(data, weight, bias, taps, dilation, left, activation);
+  return by_storage("depthwise_conv1d", x, [&](auto* null) {
+    using S = std::remove_pointer_t<decltype(null)>;
+    using T = Compute<S>;
+    const std::vector<T> taps = taps_by_step<S>(weight);
+    const Values<S> offsets(bias);
+    const DepthwiseArgs<T> all = depthwise_args<T>(data, weight, bias, taps, offsets.data(), dilation, left, activation);
     Tensor result = torch::stable::new_empty(data, data.sizes());
-    a.out = out<T>(result);
-    for_blocks(x.size(0), samples_of(a.steps, a.dim), [&](int64_t, int64_t begin, int64_t end) {
-      active().of<T>().depthwise_forward(a, begin, end);
+    const Source<S> source(data);
+    const Sink<S> sink(result);
+    const int64_t each = all.steps * all.dim;
+    for_blocks(x.size(0), samples_of(all.steps, all.dim), [&](int64_t, int64_t begin, int64_t end) {
+      Space<T> in_space, out_space;
+      DepthwiseArgs<T> a = all;
+      a.x = source.at(begin * each, (end - begin) * each, in_space);
+      a.out = sink.at(begin * each, (end - begin) * each, out_space);
+      active().of<T>().depthwise_forward(a, 0, end - begin);
+      sink.done(begin * each, (end - begin) * each, a.out);
     });
     return result;
   });
@@ -67,30 +88,34 @@ inline std::tuple<Tensor, Tensor, Tensor> depthwise_backward(
     Tensor grad, Tensor x, Tensor weight, std::optional<Tensor> bias, int64_t dilation, int64_t left,
     int64_t activation, bool need_x) {
   const Tensor data = packed(x), given = packed(grad);
-  if (bias) bias = packed(*bias);
   check_same("depthwise_conv1d_backward", "grad", grad, x);
   STD_TORCH_CHECK(grad.numel() == x.numel(), "depthwise_conv1d_backward: grad has another size than x.");
-  return by_dtype("depthwise_conv1d_backward", x, [&](auto* null) -> std::tuple<Tensor, Tensor, Tensor> {
-    using T = std::remove_pointer_t<decltype(null)>;
-    const std::vector<T> taps = taps_by_step<T>(weight);
-    DepthwiseArgs<T> a = depthwise_args<T>(data, weight, bias, taps, dilation, left, activation);
+  return by_storage("depthwise_conv1d_backward", x, [&](auto* null) -> std::tuple<Tensor, Tensor, Tensor> {
+    using S = std::remove_pointer_t<decltype(null)>;
+    using T = Compute<S>;
+    const std::vector<T> taps = taps_by_step<S>(weight);
+    const Values<S> offsets(bias);
+    const DepthwiseArgs<T> all = depthwise_args<T>(data, weight, bias, taps, offsets.data(), dilation, left, activation);
     Tensor grad_x = need_x ? torch::stable::new_empty(data, data.sizes()) : nothing(x);
-    a.grad = in<T>(given);
-    a.grad_x = need_x ? out<T>(grad_x) : nullptr;
-    const int64_t size = samples_of(a.steps, a.dim), each = (a.width + 1) * a.dim;
-    std::vector<T> partial(block_count(x.size(0), size) * each, T(0));
+    const Source<S> source(data), toward(given);
+    const Sink<S> sink = need_x ? Sink<S>(grad_x) : Sink<S>();
+    const int64_t size = samples_of(all.steps, all.dim), sums_each = (all.width + 1) * all.dim;
+    const int64_t each = all.steps * all.dim;
+    std::vector<T> partial(block_count(x.size(0), size) * sums_each, T(0));
     for_blocks(x.size(0), size, [&](int64_t block, int64_t begin, int64_t end) {
-      Scratch<T> scratch(a.steps);
-      active().of<T>().depthwise_backward(a, partial.data() + block * each, scratch.data(), begin, end);
+      Scratch<T> scratch(all.steps);
+      Space<T> x_space, g_space, to_space;
+      DepthwiseArgs<T> a = all;
+      const int64_t first = begin * each, count = (end - begin) * each;
+      a.x = source.at(first, count, x_space);
+      a.grad = toward.at(first, count, g_space);
+      a.grad_x = sink.at(first, count, to_space);
+      active().of<T>().depthwise_backward(a, partial.data() + block * sums_each, scratch.data(), 0, end - begin);
+      sink.done(first, count, a.grad_x);
     });
-    const std::vector<T> sums = join_blocks_of(partial, each);
-    Tensor grad_weight = torch::stable::new_empty(weight, {a.dim, a.width});
-    for (int64_t d = 0; d < a.dim; ++d)
-      for (int64_t j = 0; j < a.width; ++j) out<T>(grad_weight)[d * a.width + j] = sums[j * a.dim + d];
-    if (!bias) return {grad_x, grad_weight, nothing(x)};
-    Tensor grad_bias = torch::stable::new_empty(weight, {a.dim});
-    std::copy(sums.end() - a.dim, sums.end(), out<T>(grad_bias));
-    return {grad_x, grad_weight, grad_bias};
+    const std::vector<T> sums = join_blocks_of(partial, sums_each);
+    Tensor grad_bias = bias ? tensor_of<S>(weight, sums.data() + all.width * all.dim, {all.dim}) : nothing(x);
+    return {grad_x, taps_by_channel<S>(weight, sums.data()), grad_bias};
   });
 }
 
@@ -99,14 +124,21 @@ inline Tensor average(const Tensor& x, int64_t width, int64_t left, bool adjoint
   check_steps("moving_average", x);
   STD_TORCH_CHECK(width > 0 && left >= 0 && left < width, "moving_average: width or left is out of range.");
   const Tensor data = packed(x);
-  return by_dtype("moving_average", x, [&](auto* null) {
-    using T = std::remove_pointer_t<decltype(null)>;
+  return by_storage("moving_average", x, [&](auto* null) {
+    using S = std::remove_pointer_t<decltype(null)>;
+    using T = Compute<S>;
     Tensor result = torch::stable::new_empty(data, data.sizes());
-    const AverageArgs<T> a{in<T>(data), x.size(1), x.size(2), width, left, out<T>(result)};
-    for_blocks(x.size(0), samples_of(a.steps, a.dim), [&](int64_t, int64_t begin, int64_t end) {
+    const Source<S> source(data);
+    const Sink<S> sink(result);
+    const int64_t steps = x.size(1), dim = x.size(2);
+    for_blocks(x.size(0), samples_of(steps, dim), [&](int64_t, int64_t begin, int64_t end) {
       Scratch<T> scratch(width);
+      Space<T> in_space, out_space;
+      const int64_t first = begin * steps * dim, count = (end - begin) * steps * dim;
+      const AverageArgs<T> a{source.at(first, count, in_space), steps, dim, width, left, sink.at(first, count, out_space)};
       const Kernels<T>& kernels = active().of<T>();
-      (adjoint ? kernels.average_backward : kernels.average_forward)(a, scratch.data(), begin, end);
+      (adjoint ? kernels.average_backward : kernels.average_forward)(a, scratch.data(), 0, end - begin);
+      sink.done(first, count, a.out);
     });
     return result;
   });

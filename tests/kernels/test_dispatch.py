@@ -19,7 +19,7 @@ from foreblocks.darts.kernels import _native, dispatch
 from foreblocks.darts.kernels.dispatch import Implementation, KernelUnavailable, Operation
 from foreblocks.darts.search.proxies.recorder import ActivationRecorder
 
-from .tools import noise
+from .tools import needs_native, noise
 
 pytestmark = pytest.mark.kernels
 
@@ -108,6 +108,15 @@ def test_report_names_every_operation_and_reason(operation, monkeypatch, capsys)
     assert "not native: float32 only" in str(found)
     choose(monkeypatch, "triton")
     assert {row.implementation for row in kernels.report().rows if row.operation == "trial"} == {None}
+
+
+@needs_native
+def test_half_precision_is_compiled_but_for_products():
+    rows = {(row.operation, row.dtype): row for row in kernels.report().rows if row.device == "cpu"}
+    for dtype in ("bfloat16", "float16"):
+        plain = {name for name, each in rows if each == dtype and rows[name, each].implementation != "native"}
+        assert plain == {"linear", "time_linear", "conv1d"}
+        assert rows["linear", dtype].reasons["native"] == f"the compiled form has no {dtype}"
 
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from foreblocks.darts.kernels import dispatch
+
 from .cases import CASES, Case
-from .tools import close, gradients, needs_native, noise
+from .tools import COMPILED, close, gradients, needs_native, noise
 
 pytestmark = [pytest.mark.kernels, pytest.mark.parametrize("case", CASES, ids=str)]
 
@@ -37,6 +39,31 @@ def test_value_and_gradients(case: Case):
         close(got, expected)
         cotangent = noise(*got.shape, seed=size)
         close(gradients(got, leaves(tensors), cotangent), gradients(expected, leaves(wide), cotangent.double()))
+
+
+HALF_BITS = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
+ONLY_WIDE = ("conv1d", "linear", "time_linear")  # a processor has products of half precision of its own
+
+
+@pytest.mark.parametrize("dtype", HALF_BITS, ids=str)
+def test_half_precision_rounds_only_what_it_stores(case: Case, dtype: torch.dtype):
+    if dispatch.forced() == "native" and case.name.startswith(ONLY_WIDE):
+        with pytest.raises(dispatch.KernelUnavailable, match="the compiled form has no"):
+            case.call(*case.tensors(0, dtype))
+        return
+    compiled = COMPILED and not case.name.startswith(ONLY_WIDE)
+    # Plain PyTorch rounds between its operations too.
+    bits = HALF_BITS[dtype] * (1 if compiled else 8)
+    for size in range(len(case.shapes) if compiled else 2):  # convolutions in float16 take PyTorch seconds
+        tensors = case.tensors(size, dtype)
+        got, expected, wide = both(case, tensors)
+        assert got.dtype == dtype
+        cotangent = noise(*got.shape, seed=5).to(dtype)
+        by_got = gradients(got, leaves(tensors), cotangent)
+        by_expected = gradients(expected, leaves(wide), cotangent.double())
+        for a, b in zip([got, *by_got], [expected, *by_expected], strict=True):
+            peak = max(1.0, float(b.detach().abs().max()))
+            torch.testing.assert_close(a.detach().double(), b.detach(), rtol=bits, atol=bits * peak)
 
 
 def test_double_precision_is_exact(case: Case):
@@ -88,8 +115,12 @@ def test_strided_and_expanded_inputs(case: Case):
         torch.autograd.grad(joined(case.call(*tensors)), leaves(tensors), cotangent),
         gradients(expected, leaves(tensors)),
     )
-    grown = [x[:1].detach().expand(x.shape) if k in case.samples else x.detach() for k, x in enumerate(tensors)]
-    close(joined(case.call(*grown)), joined(case.call(*(x.contiguous() for x in grown))))
+    for dim in (0, 1):
+        chosen = [k for k in case.samples if tensors[k].shape[dim]]
+        grown = [
+            x.detach().narrow(dim, 0, 1).expand(x.shape) if k in chosen else x.detach() for k, x in enumerate(tensors)
+        ]
+        close(joined(case.call(*grown)), joined(case.call(*(x.contiguous() for x in grown))))
 
 
 def test_empty_batch(case: Case):

@@ -22,30 +22,39 @@ def leaf(*shape: int, seed: int = 1) -> Tensor:
     return noise(*shape, seed=seed).requires_grad_()
 
 
-def calls() -> list[tuple[Any, tuple[Any, ...]]]:
-    """Every operator with arguments."""
-    x, w, b, row = leaf(2, 5, 6), leaf(6, 3, seed=2), leaf(6, seed=3), leaf(6, seed=4)
-    residual, gate, mask, stats = leaf(2, 5, 6, seed=5), leaf(2, 5, 6, seed=6), noise(2, 1, 6), noise(10, 2).abs()
-    parts = [leaf(2, 5, seed=k) for k in range(3)]
+def calls(dtype: torch.dtype = torch.float32) -> list[tuple[Any, tuple[Any, ...]]]:
+    """Every operator with arguments; what is not stored in half precision is float32 there."""
+
+    def made(*shape: int, seed: int = 1) -> Tensor:
+        return noise(*shape, seed=seed).to(dtype).requires_grad_()
+
+    x, w, b, row = made(2, 5, 6), made(6, 3, seed=2), made(6, seed=3), made(6, seed=4)
+    residual, gate, mask, stats = (
+        made(2, 5, 6, seed=5),
+        made(2, 5, 6, seed=6),
+        noise(2, 1, 6).to(dtype),
+        noise(10, 2).abs(),
+    )
+    parts = [made(2, 5, seed=k) for k in range(3)]
     norm = (x, row, b, residual, gate, mask, False, 1e-6, 2, 3)
-    inner, side = leaf(2, 5, 6, seed=8), leaf(2, 5, 1, 4, seed=9)
-    series = (x, inner, leaf(6, 4), side, leaf(2, 5, 1, 4, seed=11), b, gate, row, True)
+    inner, side = made(2, 5, 6, seed=8), made(2, 5, 1, 4, seed=9)
+    series = (x, inner, leaf(6, 4), side, made(2, 5, 1, 4, seed=11), leaf(6, seed=3), gate, leaf(6, seed=4), True)
     return [
         (scan._FORWARD, (*series, True)),
-        (scan._BACKWARD, (leaf(2, 5, 6, seed=7), leaf(2, 1, 4, 6, seed=12), *series)),
-        (products._TIME_FORWARD, (x, leaf(4, 5), leaf(4))),
-        (products._TIME_BACKWARD, (leaf(2, 4, 6), x, leaf(4, 5), 3)),
-        (products._CONV_FORWARD, (x, leaf(4, 6, 3), leaf(4), 2, 4)),
-        (products._CONV_BACKWARD, (leaf(2, 5, 4), x, leaf(4, 6, 3), 2, 4, 3)),
-        (saliencies._FORWARD, ([noise(2, 5), noise(3)], [noise(2, 5, seed=2), noise(3, seed=2)])),
-        (mixture._FORWARD, (parts, leaf(3), True, True)),
-        (mixture._BACKWARD, (leaf(2, 5), parts, leaf(3), True, [0, 2])),
+        (scan._BACKWARD, (made(2, 5, 6, seed=7), leaf(2, 1, 4, 6, seed=12), *series)),
+        (products._TIME_FORWARD, (x, made(4, 5), made(4))),
+        (products._TIME_BACKWARD, (made(2, 4, 6), x, made(4, 5), 3)),
+        (products._CONV_FORWARD, (x, made(4, 6, 3), made(4), 2, 4)),
+        (products._CONV_BACKWARD, (made(2, 5, 4), x, made(4, 6, 3), 2, 4, 3)),
+        (saliencies._FORWARD, ([x.detach() for x in parts], [x.detach() for x in reversed(parts)])),
+        (mixture._FORWARD, (parts, made(3), True, True)),
+        (mixture._BACKWARD, (made(2, 5), parts, made(3), True, [0, 2])),
         (norms._FORWARD, norm),
-        (norms._BACKWARD, (leaf(2, 5, 6, seed=7), stats, *norm, 15)),
+        (norms._BACKWARD, (made(2, 5, 6, seed=7), stats, *norm, 15)),
         (depthwise._FORWARD, (x, w, b, 2, 4, 2)),
-        (depthwise._BACKWARD, (leaf(2, 5, 6, seed=7), x, w, b, 2, 4, 2, True)),
-        (depthwise_norm._FORWARD, (x, w, b, row, leaf(6, seed=20), 1, 2, False, 1e-6, 2, 1)),
-        (depthwise_norm._BACKWARD, (leaf(2, 5, 6, seed=7), stats, x, w, b, row, None, 1, 2, True, 1e-6, 2, 1, True)),
+        (depthwise._BACKWARD, (made(2, 5, 6, seed=7), x, w, b, 2, 4, 2, True)),
+        (depthwise_norm._FORWARD, (x, w, b, row, made(6, seed=20), 1, 2, False, 1e-6, 2, 1)),
+        (depthwise_norm._BACKWARD, (made(2, 5, 6, seed=7), stats, x, w, b, row, None, 1, 2, True, 1e-6, 2, 1, True)),
         (averages._FORWARD, (x, 3, 1)),
         (averages._BACKWARD, (x, 3, 1)),
     ]
@@ -65,6 +74,20 @@ def test_every_operator_is_listed():
 @pytest.mark.parametrize(("operator", "arguments"), CALLS, ids=NAMES)
 def test_opcheck(operator: Any, arguments: tuple[Any, ...]):
     torch.library.opcheck(operator, arguments)
+
+
+HALF = [
+    pytest.param(operator, arguments, id=f"{operator.name()}-{dtype}")
+    for dtype in (torch.bfloat16, torch.float16)
+    for operator, arguments in calls(dtype)
+    if "linear" not in operator.name() and "step_conv" not in operator.name()
+]
+
+
+@needs_native
+@pytest.mark.parametrize(("operator", "arguments"), HALF)
+def test_opcheck_in_half_precision(operator: Any, arguments: tuple[Any, ...]):
+    torch.library.opcheck(operator, arguments, test_utils=("test_schema", "test_faketensor"))
 
 
 BLOCKS: dict[str, tuple[Callable[..., Tensor], list[Tensor]]] = {

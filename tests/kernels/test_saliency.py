@@ -30,6 +30,15 @@ def test_sums_of_every_weight(dtype: torch.dtype):
         close(row, torch.stack([(w * g).abs().sum(), (w * g).sum(), (g * g).sum(), g.abs().sum()]))
 
 
+@needs_native  # plain PyTorch rounds each product
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_sums_of_half_precision_are_not_rounded(dtype: torch.dtype):
+    params, grads = weights(1, dtype), weights(20, dtype)
+    for row, w, g in zip(kernels.saliency(params, grads), params, grads, strict=True):
+        w, g = w.double(), g.double()
+        close(row, torch.stack([(w * g).abs().sum(), (w * g).sum(), (g * g).sum(), g.abs().sum()]))
+
+
 def test_what_is_not_finite_shows():
     params, grads = weights(1), weights(20)
     grads[2][0, 0] = float("nan")
