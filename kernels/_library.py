@@ -35,18 +35,45 @@ def define(schema: str, fake: Callable[..., Any], run: Callable[..., Any] | None
     return getattr(getattr(torch.ops, _native.NAMESPACE), name).default
 
 
-def differentiable(operator: torch._ops.OpOverload, setup: Callable[..., None], backward: Callable[..., Any]) -> None:
-    """Give an operator its gradient, see ``torch.library.register_autograd``."""
-    torch.library.register_autograd(operator, backward, setup_context=setup, lib=LIBRARY)
+def differentiable(
+    operator: torch._ops.OpOverload, setup: Callable[..., None], backward: Callable[..., Any]
+) -> Callable[..., Any]:
+    """Give an operator its gradient; return what calls it the short way.
+
+    ``torch.library.register_autograd`` would do, but its layers cost more than the arithmetic of a small call: 32 µs
+    against 21 µs for the moving average of 64 numbers with its gradient.
+
+    Args:
+        operator: takes no list of tensors.
+        setup: called as ``setup(ctx, inputs, output)``; ``ctx.needs`` says which inputs need a gradient.
+        backward: called as ``backward(ctx, *grads)``; returns one gradient for each input, or None.
+    """
+
+    class Gradient(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, run: Any, *inputs: Any) -> Any:
+            output = run(*inputs)
+            ctx.needs = ctx.needs_input_grad[1:]
+            setup(ctx, inputs, output)
+            return output
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor | None) -> Any:
+            return None, *backward(ctx, *grads)
+
+    return differentiable_lists(operator, Gradient.apply)
 
 
-def differentiable_lists(operator: torch._ops.OpOverload, apply: Callable[..., Any]) -> None:
+def differentiable_lists(operator: torch._ops.OpOverload, apply: Callable[..., Any]) -> Callable[..., Any]:
     """Give an operator with lists of tensors its gradient; torch's own way through pytrees costs 60 µs a call.
 
     Args:
         operator: the operator.
         apply: called as ``apply(run, *args)`` when a gradient is needed; flattens the lists for an
             ``autograd.Function``, in which ``run(*args)`` calls the operator below autograd.
+
+    Returns:
+        A function like ``operator`` that spares a run in eager mode the way through its Autograd key.
     """
 
     def kernel(keyset: Any, *args: Any) -> Any:
@@ -58,7 +85,19 @@ def differentiable_lists(operator: torch._ops.OpOverload, apply: Callable[..., A
             return apply(run, *args)
         return run(*args)
 
+    def below(*args: Any) -> Any:
+        with torch._C._AutoDispatchBelowAutograd():
+            return operator(*args)
+
+    def call(*args: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return operator(*args)
+        if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
+            return apply(below, *args)
+        return below(*args)
+
     LIBRARY.impl(operator._schema.name, kernel, "Autograd", with_keyset=True)
+    return call
 
 
 def second_order(

@@ -55,17 +55,17 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    return _BACKWARD(grad, ctx.kernel, ctx.left), None, None
+    return _run_backward(grad, ctx.kernel, ctx.left), None, None
 
 
 def _backward_second(ctx: Any, towards: Tensor) -> tuple[Any, ...]:
     # The map is linear: the gradient of its adjoint is the map itself.
-    return _FORWARD(towards, ctx.kernel, ctx.left), None, None
+    return _run(towards, ctx.kernel, ctx.left), None, None
 
 
-differentiable(_FORWARD, _setup, _backward)
-differentiable(_BACKWARD, _setup, _backward_second)
+_run = differentiable(_FORWARD, _setup, _backward)
+_run_backward = differentiable(_BACKWARD, _setup, _backward_second)
 
 _AVERAGE = Operation(
-    "moving_average", reference, (Implementation("native", _FORWARD, native_supports("moving_average", half=True)),)
+    "moving_average", reference, (Implementation("native", _run, native_supports("moving_average", half=True)),)
 )

@@ -85,7 +85,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-    by_x, by_weight, by_bias = _BACKWARD(grad, *ctx.saved_tensors, *ctx.options, ctx.needs_input_grad[0])
+    by_x, by_weight, by_bias = _run_backward(grad, *ctx.saved_tensors, *ctx.options, ctx.needs[0])
     return some(by_x), by_weight, some(by_bias), None, None, None
 
 
@@ -102,8 +102,8 @@ def _backward_second(ctx: Any, by_x: Tensor | None, *towards: Tensor | None) -> 
     return by_grad, *by_input, None, None, None, None
 
 
-differentiable(_FORWARD, _setup, _backward)
-differentiable(_BACKWARD, _setup_second, _backward_second)
+_run = differentiable(_FORWARD, _setup, _backward)
+_run_backward = differentiable(_BACKWARD, _setup_second, _backward_second)
 
 
 def _borrowed(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, left: int, activation: int) -> Tensor:
@@ -129,7 +129,7 @@ _DEPTHWISE = Operation(
     "depthwise_conv1d",
     reference,
     (
-        Implementation("native", _FORWARD, native_supports("depthwise_conv1d", half=True)),
+        Implementation("native", _run, native_supports("depthwise_conv1d", half=True)),
         Implementation("causal_conv1d", _borrowed, rivals.supports(rivals.causal_conv, _CONV_DTYPES), operator=False),
     ),
 )

@@ -113,7 +113,7 @@ def _backward(ctx: Any, grad: Tensor | None, _stats: Tensor | None) -> tuple[Ten
     if grad is None:
         return (None,) * 11
     stats, *tensors = ctx.saved_tensors
-    grads = _BACKWARD(grad, stats, *tensors, *ctx.options, ctx.needs_input_grad[0])
+    grads = _run_backward(grad, stats, *tensors, *ctx.options, ctx.needs[0])
     return *map(some, grads), None, None, None, None, None, None
 
 
@@ -131,12 +131,12 @@ def _backward_second(ctx: Any, by_x: Tensor | None, *towards: Tensor | None) -> 
     return by_grad, None, *by_input, *[None] * 7
 
 
-differentiable(_FORWARD, _setup, _backward)
-differentiable(_BACKWARD, _setup_second, _backward_second)
+_run = differentiable(_FORWARD, _setup, _backward)
+_run_backward = differentiable(_BACKWARD, _setup_second, _backward_second)
 
 
 def _native(*arguments: Any) -> Tensor:
-    return _FORWARD(*arguments)[0]
+    return _run(*arguments)[0]
 
 
 _BOTH = Operation(

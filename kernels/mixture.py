@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -139,8 +139,8 @@ def _apply_backward(
     return grads, grad_weights
 
 
-def _operators(prefix: str, forward: Any = None, backward: Any = None) -> tuple[torch._ops.OpOverload, ...]:
-    """Define the forward and the backward operator of one form."""
+def _operators(prefix: str, forward: Any = None, backward: Any = None) -> tuple[Any, Any, Callable[..., Any]]:
+    """Define the forward and the backward operator of one form; the third is the short way to the first."""
     run = define(
         f"{prefix}mixed_sum(Tensor[] xs, Tensor weights, bool normalize, bool mean_squares) -> (Tensor, Tensor)",
         _fake,
@@ -153,19 +153,18 @@ def _operators(prefix: str, forward: Any = None, backward: Any = None) -> tuple[
         _fake_backward,
         backward,
     )
-    differentiable_lists(run, partial(_apply, run_backward))
-    differentiable_lists(run_backward, _apply_backward)
-    return run, run_backward
+    call_backward = differentiable_lists(run_backward, _apply_backward)
+    return run, run_backward, differentiable_lists(run, partial(_apply, call_backward))
 
 
-_FORWARD, _BACKWARD = _operators("")
-_TRITON, _ = _operators("triton_", *_triton.late_pair("triton_mixture"))
+_FORWARD, _BACKWARD, _run = _operators("")
+_TRITON, _, _run_triton = _operators("triton_", *_triton.late_pair("triton_mixture"))
 
 _MIXED_SUM = Operation(
     "mixed_sum",
     reference,
     (
-        Implementation("native", _FORWARD, native_supports("mixed_sum", half=True)),
-        Implementation("triton", _TRITON, _triton.supports),
+        Implementation("native", _run, native_supports("mixed_sum", half=True)),
+        Implementation("triton", _run_triton, _triton.supports),
     ),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
@@ -135,7 +136,7 @@ def _backward(operator: Any, ctx: Any, grad: Tensor | None, _stats: Tensor | Non
     if grad is None:
         return (None,) * 10
     stats, *tensors = ctx.saved_tensors
-    x, weight, bias, residual, gate, _ = ctx.needs_input_grad[:6]
+    x, weight, bias, residual, gate, _ = ctx.needs[:6]
     needs = x | 2 * (weight or bias) | 4 * residual | 8 * gate
     options = ctx.centre, ctx.eps, ctx.before, ctx.after
     by_x, by_weight, by_bias, by_residual, by_gate = map(some, operator(grad, stats, *tensors, *options, needs))
@@ -160,8 +161,8 @@ def _backward_second(ctx: Any, *towards: Tensor | None) -> tuple[Tensor | None, 
     return by_grad, None, *by_input, None, None, None, None, None, None
 
 
-def _operators(prefix: str, forward: Any = None, backward: Any = None) -> tuple[torch._ops.OpOverload, ...]:
-    """Define the forward and the backward operator of one form."""
+def _operators(prefix: str, forward: Any = None, backward: Any = None) -> tuple[Any, Any, Callable[..., Any]]:
+    """Define the forward and the backward operator of one form; the third is the short way to the first."""
     options = (
         "Tensor? bias, Tensor? residual, Tensor? gate, Tensor? scale, bool centre, float eps, int before, int after"
     )
@@ -172,24 +173,23 @@ def _operators(prefix: str, forward: Any = None, backward: Any = None) -> tuple[
         _fake_backward,
         backward,
     )
-    differentiable(run, _setup, partial(_backward, run_backward))
-    differentiable(run_backward, _setup_second, _backward_second)
-    return run, run_backward
+    call_backward = differentiable(run_backward, _setup_second, _backward_second)
+    return run, run_backward, differentiable(run, _setup, partial(_backward, call_backward))
 
 
-_FORWARD, _BACKWARD = _operators("")
-_TRITON, _ = _operators("triton_", *_triton.late_pair("triton_norm"))
+_FORWARD, _BACKWARD, _run = _operators("")
+_TRITON, _, _run_triton = _operators("triton_", *_triton.late_pair("triton_norm"))
 
 
 def _native(*arguments: Any) -> Tensor:
-    return _FORWARD(*arguments)[0]
+    return _run(*arguments)[0]
 
 
 def _in_triton(x: Tensor, *arguments: Any) -> Tensor:
     if x.shape[-1] > _WIDEST:
         log_once(_logger, logging.INFO, f"norm_act of more than {_WIDEST} features runs as plain PyTorch on a GPU")
         return reference(x, *arguments)
-    return _TRITON(x, *arguments)[0]
+    return _run_triton(x, *arguments)[0]
 
 
 _NORM_ACT = Operation(

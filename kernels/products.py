@@ -147,7 +147,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward(operator: Any) -> Any:
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        by_x, by_weight, by_bias = ctx.needs_input_grad[:3]
+        by_x, by_weight, by_bias = ctx.needs[:3]
         needs = by_x | 2 * (by_weight or by_bias)
         grads = operator(grad, *ctx.saved_tensors, *ctx.options, needs)
         return some(grads[0]), some(grads[1]), some(grads[2]) if ctx.biased else None, *[None] * len(ctx.options)
@@ -178,20 +178,20 @@ def _backward_second(function: Any) -> Any:
     return backward
 
 
-differentiable(_TIME_FORWARD, _setup, _backward(_TIME_BACKWARD))
-differentiable(_TIME_BACKWARD, _setup_second, _backward_second(reference.time_linear))
-differentiable(_CONV_FORWARD, _setup, _backward(_CONV_BACKWARD))
-differentiable(_CONV_BACKWARD, _setup_second, _backward_second(_conv_reference))
+_run_time_backward = differentiable(_TIME_BACKWARD, _setup_second, _backward_second(reference.time_linear))
+_run_time = differentiable(_TIME_FORWARD, _setup, _backward(_run_time_backward))
+_run_conv_backward = differentiable(_CONV_BACKWARD, _setup_second, _backward_second(_conv_reference))
+_run_conv = differentiable(_CONV_FORWARD, _setup, _backward(_run_conv_backward))
 
 
 def _native_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return _CONV_FORWARD(x, weight.unsqueeze(2), bias, 1, 0)
+    return _run_conv(x, weight.unsqueeze(2), bias, 1, 0)
 
 
 _TIME_LINEAR = Operation(
     "time_linear",
     reference.time_linear,
-    (Implementation("native", _TIME_FORWARD, native_supports("time_linear")),),
+    (Implementation("native", _run_time, native_supports("time_linear")),),
 )
-_CONV = Operation("conv1d", _conv_reference, (Implementation("native", _CONV_FORWARD, native_supports("step_conv1d")),))
+_CONV = Operation("conv1d", _conv_reference, (Implementation("native", _run_conv, native_supports("step_conv1d")),))
 _LINEAR = Operation("linear", F.linear, (Implementation("native", _native_linear, native_supports("step_conv1d")),))

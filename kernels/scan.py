@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -290,8 +291,8 @@ def _backward_second(ctx: Any, *towards: Tensor | None) -> tuple[Tensor | None, 
     return by_grad, None, *by_input, None
 
 
-def _operators(prefix: str, forward: Any = None, backward: Any = None) -> tuple[torch._ops.OpOverload, ...]:
-    """Define the forward and the backward operator of one form."""
+def _operators(prefix: str, forward: Any = None, backward: Any = None) -> tuple[Any, Any, Callable[..., Any]]:
+    """Define the forward and the backward operator of one form; the third is the short way to the first."""
     options = "Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, bool softplus"
     run = define(
         f"{prefix}selective_scan(Tensor u, Tensor delta, {options}, bool keep) -> (Tensor, Tensor, Tensor)",
@@ -304,24 +305,23 @@ def _operators(prefix: str, forward: Any = None, backward: Any = None) -> tuple[
         _fake_backward,
         backward,
     )
-    differentiable(run, _setup, partial(_backward, run_backward))
-    differentiable(run_backward, _setup_second, _backward_second)
-    return run, run_backward
+    call_backward = differentiable(run_backward, _setup_second, _backward_second)
+    return run, run_backward, differentiable(run, _setup, partial(_backward, call_backward))
 
 
-_FORWARD, _BACKWARD = _operators("")
-_TRITON, _ = _operators("triton_", *_triton.late_pair("triton_scan"))
+_FORWARD, _BACKWARD, _run_native = _operators("")
+_TRITON, _, _run_triton = _operators("triton_", *_triton.late_pair("triton_scan"))
 
 
 def _native(*arguments: Any) -> tuple[Tensor, Tensor]:
     if arguments[0].is_cuda and arguments[2].shape[1] > _CUDA_STATES:
         log_once(_logger, logging.INFO, f"selective_scan of more than {_CUDA_STATES} states runs as plain PyTorch")
         return reference(*arguments)
-    return _FORWARD(*arguments, _keep(arguments))[:2]
+    return _run_native(*arguments, _keep(arguments))[:2]
 
 
 def _in_triton(*arguments: Any) -> tuple[Tensor, Tensor]:
-    return _TRITON(*arguments, _keep(arguments))[:2]
+    return _run_triton(*arguments, _keep(arguments))[:2]
 
 
 def _in_mamba(u: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:

@@ -16,6 +16,9 @@ struct Float16 {
 
 enum Activation : int64_t { kNone = 0, kRelu = 1, kGelu = 2, kSilu = 3 };
 
+// Rows that the norm works on together, so that the latencies of their sums and roots overlap.
+constexpr int64_t kNormRows = 8;
+
 // y = after(norm(residual + before(x) · sigmoid(gate) · scale) · weight + bias) on rows of `dim` features.
 template <class T>
 struct NormArgs {
@@ -50,6 +53,8 @@ struct DepthwiseArgs {
   // Backward only.
   const T* grad;
   T* grad_x;
+
+  __attribute__((always_inline)) int64_t reach() const { return (width - 1) * dilation; }
 };
 
 // Moving average of `width` steps; `left` of them lie before the current one.

@@ -163,10 +163,10 @@ static inline void scan_reverse(
     const T* c = a.c + (row * a.groups + group) * a.c_stride;
     Vec<T> g = get(a.grad + row * a.dim + d, where);
     if (a.z) {
-      Vec<T> slope;
-      const Vec<T> open = activate<T>(kSilu, get(a.z + row * a.z_stride + d, where), slope);
+      const Vec<T> z = get(a.z + row * a.z_stride + d, where), open = vsigmoid<T>(z);
+      const Vec<T> slope = open * (T(1) + z * (T(1) - open));
       put(a.grad_z + row * a.dim + d, g * load(m.y + t * kLanes<T>) * slope, where);
-      g *= open;
+      g *= z * open;
     }
     sum_skip += g * step.u;
     Vec<T> by_drive = {}, by_delta = {};

@@ -28,11 +28,12 @@ struct Kernels {
   void (*scaled_copies)(const T* g, const T* w, T* const* outs, int64_t count, int64_t begin, int64_t end);
   // sums: Σ|w·g|, Σ w·g, Σ g², Σ|g|.
   void (*saliency)(const T* w, const T* g, double* sums, int64_t begin, int64_t end);
-  // Rows [begin, end). Backward adds to sums [2, dim], the gradients of weight and bias; scratch holds five rows.
+  // Rows [begin, end). Backward adds to sums [2, dim], the gradients of weight and bias; scratch holds
+  // 5 · kNormRows rows.
   void (*norm_forward)(const NormArgs<T>& a, int64_t begin, int64_t end);
   void (*norm_backward)(const NormArgs<T>& a, T* sums, T* scratch, int64_t begin, int64_t end);
   // Samples [begin, end). Backward adds to sums [width + 1, dim], the gradients of taps and bias; scratch holds
-  // `steps` vectors.
+  // a vector for each step and for (width - 1) · dilation more.
   void (*depthwise_forward)(const DepthwiseArgs<T>& a, int64_t begin, int64_t end);
   void (*depthwise_backward)(const DepthwiseArgs<T>& a, T* sums, T* scratch, int64_t begin, int64_t end);
   // Samples [begin, end); scratch holds `width` vectors.

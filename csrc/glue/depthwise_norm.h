@@ -107,8 +107,8 @@ inline DepthwiseNormGradients depthwise_norm_backward(
     const Sink<S> sink = need_x ? Sink<S>(grad_x) : Sink<S>();
     std::vector<T> partial(block_count(x.size(0), size) * sums_each, T(0));
     for_blocks(x.size(0), size, [&](int64_t block, int64_t begin, int64_t end) {
-      std::vector<T> middle(each), toward(each), row(5 * dim);
-      Scratch<T> scratch(stages.norm.steps);
+      std::vector<T> middle(each), toward(each), row(5 * kNormRows * dim);
+      Scratch<T> scratch(stages.norm.steps + stages.convolution.reach());
       Space<T> x_space, g_space, to_space;
       DepthwiseArgs<T> convolution = stages.convolution;
       NormArgs<T> norm = stages.norm;

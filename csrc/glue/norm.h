@@ -134,7 +134,7 @@ inline std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> norm_act_backward(
     std::vector<T> partial(block_count(g.count(), g.block()) * pair, T(0));
     for_blocks_with(g.count(), g.block(), [] { return NormSpaces<T>(); }, [&](auto& spaces, int64_t block, int64_t begin, int64_t end) {
       const NormArgs<T> a = data.at(begin, end, spaces);
-      active().of<T>().norm_backward(a, partial.data() + block * pair, spaces.rows.room(5 * dim), 0, end - begin);
+      active().of<T>().norm_backward(a, partial.data() + block * pair, spaces.rows.room(5 * kNormRows * dim), 0, end - begin);
       data.done(a, begin, end);
     });
     if (!(needs & 2)) return {grad_x, nothing(x), nothing(x), grad_residual, grad_gate};

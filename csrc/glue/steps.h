@@ -103,7 +103,7 @@ inline std::tuple<Tensor, Tensor, Tensor> depthwise_backward(
     const int64_t each = all.steps * all.dim;
     std::vector<T> partial(block_count(x.size(0), size) * sums_each, T(0));
     for_blocks(x.size(0), size, [&](int64_t block, int64_t begin, int64_t end) {
-      Scratch<T> scratch(all.steps);
+      Scratch<T> scratch(all.steps + all.reach());
       Space<T> x_space, g_space, to_space;
       DepthwiseArgs<T> a = all;
       const int64_t first = begin * each, count = (end - begin) * each;
