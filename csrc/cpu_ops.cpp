@@ -13,6 +13,7 @@
 #include "glue/saliency.h"
 #include "glue/scan.h"
 #include "glue/steps.h"
+#include "glue/wavelet.h"
 
 namespace foreblocks {
 
@@ -50,6 +51,8 @@ STABLE_TORCH_LIBRARY_IMPL(foreblocks_darts, CPU, m) {
   m.impl("depthwise_norm_backward", TORCH_BOX(&foreblocks::depthwise_norm_backward));
   m.impl("moving_average", TORCH_BOX(&foreblocks::average_forward));
   m.impl("moving_average_backward", TORCH_BOX(&foreblocks::average_backward));
+  m.impl("wavelet_split", TORCH_BOX(&foreblocks::wavelet_split));
+  m.impl("wavelet_merge", TORCH_BOX(&foreblocks::wavelet_merge));
   m.impl("saliency", TORCH_BOX(&foreblocks::saliency));
   m.impl("time_linear", TORCH_BOX(&foreblocks::time_linear_forward));
   m.impl("time_linear_backward", TORCH_BOX(&foreblocks::time_linear_backward));

@@ -15,6 +15,7 @@ from .reference import conv_transpose1d
 from .saliencies import batched_jacobian, saliency
 from .scan import selective_scan, selective_scan_steps, selective_state_update
 from .table import KernelReport, report
+from .wavelets import wavelet_merge, wavelet_split
 
 __all__ = [
     "KernelReport",
@@ -37,4 +38,6 @@ __all__ = [
     "selective_scan_steps",
     "selective_state_update",
     "time_linear",
+    "wavelet_merge",
+    "wavelet_split",
 ]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from foreblocks.darts import kernels
 from foreblocks.darts.architecture.mixed_op import EdgeMix, MixedOp
-from foreblocks.darts.kernels import averages, dispatch, mixture, reference, saliencies, scan
+from foreblocks.darts.kernels import averages, dispatch, mixture, reference, saliencies, scan, wavelets
 
 Function = Callable[..., Tensor]
 
@@ -157,6 +157,21 @@ def moving_average(samples: int, floors: tuple[float | None, float | None]) -> C
     )
 
 
+def wavelet() -> Contest:
+    """Split and merge with filters of the length of Daubechies 2; their values cost nothing."""
+    filters = torch.randn(2, 4)
+
+    def there_and_back(split: Function, merge: Function) -> Function:
+        return lambda x: merge(*split(x, filters), filters, x.shape[1])
+
+    return Contest(
+        "wavelet split + merge [32, 96, 32]",
+        there_and_back(kernels.wavelet_split, kernels.wavelet_merge),
+        {"convolutions": there_and_back(wavelets.reference_split, wavelets.reference_merge)},
+        [leaf(32, 96, 32)],
+    )
+
+
 def products() -> list[Contest]:
     x, over_time, over_features, taps = leaf(32, 96, 32), leaf(96, 96), leaf(32, 32), leaf(32, 32, 3)
     return [
@@ -209,6 +224,7 @@ def contests() -> list[Contest]:
         block(512, (None, None)),
         moving_average(32, (None, 8.0)),
         moving_average(512, (None, None)),
+        wavelet(),
         *products(),
         edge(),
     ]

@@ -65,6 +65,16 @@ struct AverageArgs {
   T* out;
 };
 
+// One level of a wavelet transform, see wavelet.h: x [samples, steps, dim], low and high [samples, halves, dim].
+template <class T>
+struct WaveletArgs {
+  const T* taps;  // [2, width]: low-pass, high-pass
+  int64_t width, steps, halves, dim;
+  bool edges;  // the series goes on with its first and last value, else with zeros
+  const T *x, *low, *high;
+  T *to_x, *to_low, *to_high;
+};
+
 // C[m, :] = start + Σ_tap Σ_k A[m, k] · B[k, :].
 template <class T>
 struct Product {

@@ -11,6 +11,7 @@
 #include "norm.h"
 #include "depthwise.h"
 #include "average.h"
+#include "wavelet.h"
 #include "scan.h"
 #include "matrix.h"
 // clang-format on
@@ -29,6 +30,8 @@ static constexpr Kernels<T> kernels() {
   k.depthwise_backward = depthwise_backward<T>;
   k.average_forward = average_forward<T>;
   k.average_backward = average_backward<T>;
+  k.wavelet_split = wavelet_split<T>;
+  k.wavelet_merge = wavelet_merge<T>;
   k.product = product<T>;
   k.transpose = transpose<T>;
   k.scan_forward = scan_forward<T>;

@@ -39,6 +39,9 @@ struct Kernels {
   // Samples [begin, end); scratch holds `width` vectors.
   void (*average_forward)(const AverageArgs<T>& a, T* scratch, int64_t begin, int64_t end);
   void (*average_backward)(const AverageArgs<T>& a, T* scratch, int64_t begin, int64_t end);
+  // Samples [begin, end).
+  void (*wavelet_split)(const WaveletArgs<T>& a, int64_t begin, int64_t end);
+  void (*wavelet_merge)(const WaveletArgs<T>& a, int64_t begin, int64_t end);
   void (*product)(const Product<T>& p);
   void (*transpose)(const T* from, int64_t rows, int64_t columns, T* to);
   // Samples [begin, end). Forward: scratch holds `states` vectors. Backward: scan_vectors() of them, and it adds to

@@ -168,6 +168,68 @@ def average_cases() -> list[Case]:
     ]
 
 
+# Taps that bfloat16 holds too; the second pair is near that of Daubechies 2.
+HAAR = [[0.5, 0.5], [-0.5, 0.5]]
+DB2 = [[-33 / 256, 57 / 256, 107 / 128, 247 / 512], [-247 / 512, 107 / 128, -57 / 256, -33 / 256]]
+SIX_TAPS = [[k / 256 for k in (8, -20, -33, 115, 207, 84)], [k / 256 for k in (-84, 207, -115, -33, 20, 8)]]
+
+
+def naive_split(x: Tensor, filters: list[list[float]]) -> tuple[Tensor, ...]:
+    steps, width = x.shape[1], len(filters[0])
+
+    def band(taps: list[float]) -> Tensor:
+        starts = range(2 - width, 2 - width + 2 * ((steps + width - 1) // 2), 2)
+        return torch.stack(
+            [sum(taps[j] * x[:, min(max(s + j, 0), steps - 1)] for j in range(width)) for s in starts], dim=1
+        )
+
+    return band(filters[0]), band(filters[1])
+
+
+def naive_merge(low: Tensor, high: Tensor, filters: list[list[float]], length: int) -> Tensor:
+    width = len(filters[0])
+    rows = []
+    for t in range(length):
+        row = torch.zeros_like(low[:, 0])
+        for m in range(low.shape[1]):
+            j = t + width - 2 - 2 * m
+            if 0 <= j < width:
+                row = row + filters[0][j] * low[:, m] + filters[1][j] * high[:, m]
+        rows.append(row)
+    return torch.stack(rows, dim=1)
+
+
+def wavelet_cases() -> list[Case]:
+    sizes = [(2, 5, 2), (1, 1, 17), (3, 7, 32), (2, 61, 15), (7, 6, 33)]
+
+    def split(name: str, filters: list[list[float]]) -> Case:
+        return Case(
+            f"wavelet_split-{name}",
+            lambda x: kernels.wavelet_split(x, torch.tensor(filters, dtype=x.dtype)),
+            lambda x: naive_split(x, filters),
+            [[size] for size in sizes],
+        )
+
+    def merge(name: str, filters: list[list[float]], odd: int) -> Case:
+        width = len(filters[0])
+
+        def length(low: Tensor) -> int:
+            return 2 * low.shape[1] - width + 1 + odd
+
+        return Case(
+            f"wavelet_merge-{name}-{odd}",
+            lambda a, b: kernels.wavelet_merge(a, b, torch.tensor(filters, dtype=a.dtype), length(a)),
+            lambda a, b: naive_merge(a, b, filters, length(a)),
+            [[(n, t + width, d)] * 2 for n, t, d in sizes],
+            samples=(0, 1),
+        )
+
+    return [
+        split("2", HAAR), split("4", DB2), split("6", SIX_TAPS),
+        merge("2", HAAR, 1), merge("4", DB2, 0), merge("6", SIX_TAPS, 1),
+    ]  # fmt: skip
+
+
 def naive_scan(u: Tensor, delta: Tensor, a: Tensor, b: Tensor, c: Tensor, d: Tensor, z: Tensor, bias: Tensor) -> Tensor:
     """``[B, L, D]`` with softplus; B and C ``[B, L, G, N]``."""
     batch, steps, dim = u.shape
@@ -294,6 +356,7 @@ CASES = [
     *depthwise_cases(),
     *block_cases(),
     *average_cases(),
+    *wavelet_cases(),
     *scan_cases(),
     *conv_cases(),
     *product_cases(),

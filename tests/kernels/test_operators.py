@@ -10,9 +10,20 @@ import torch
 from torch import Tensor
 
 from foreblocks.darts import kernels
-from foreblocks.darts.kernels import averages, depthwise, depthwise_norm, mixture, norms, products, saliencies, scan
+from foreblocks.darts.kernels import (
+    averages,
+    depthwise,
+    depthwise_norm,
+    mixture,
+    norms,
+    products,
+    saliencies,
+    scan,
+    wavelets,
+)
 from foreblocks.darts.kernels._library import LIBRARY
 
+from .cases import DB2
 from .tools import close, gradients, needs_native, noise
 
 pytestmark = pytest.mark.kernels
@@ -55,6 +66,8 @@ def calls(dtype: torch.dtype = torch.float32) -> list[tuple[Any, tuple[Any, ...]
         (depthwise._BACKWARD, (made(2, 5, 6, seed=7), x, w, b, 2, 4, 2, True)),
         (depthwise_norm._FORWARD, (x, w, b, row, made(6, seed=20), 1, 2, False, 1e-6, 2, 1)),
         (depthwise_norm._BACKWARD, (made(2, 5, 6, seed=7), stats, x, w, b, row, None, 1, 2, True, 1e-6, 2, 1, True)),
+        (wavelets._FORWARD, (x, made(2, 4).detach(), True)),
+        (wavelets._BACKWARD, (x, made(2, 5, 6, seed=7), made(2, 4).detach(), 8, True)),
         (averages._FORWARD, (x, 3, 1)),
         (averages._BACKWARD, (x, 3, 1)),
     ]
@@ -99,6 +112,10 @@ BLOCKS: dict[str, tuple[Callable[..., Tensor], list[Tensor]]] = {
     "scan": (
         lambda u, dt, a, b: kernels.selective_scan_steps(u, dt, -a.exp(), b, b, delta_softplus=True),
         [leaf(2, 5, 6), leaf(2, 5, 6, seed=2), leaf(6, 4, seed=3), leaf(2, 5, 4, seed=4)],
+    ),
+    "wavelet": (
+        lambda x: kernels.wavelet_merge(*kernels.wavelet_split(x, torch.tensor(DB2)), torch.tensor(DB2), 5),
+        [leaf(2, 5, 6)],
     ),
     "average": (lambda x: kernels.moving_average(x, 3), [leaf(2, 5, 6)]),
 }

@@ -98,6 +98,18 @@ def test_bad_arguments_of_the_others_are_named():
         kernels.depthwise_conv1d(x, noise(6, 4), dilation=0)
     with pytest.raises(InvalidArgument, match="activation='tanh'"):
         kernels.depthwise_conv1d(x, noise(6, 4), activation="tanh")
+    filters = noise(2, 4)
+    low, high = kernels.wavelet_split(x, filters)
+    with pytest.raises(InvalidArgument, match=r"filters has 3 taps"):
+        kernels.wavelet_split(x, filters[:, :3])
+    with pytest.raises(InvalidArgument, match=r"filters has shape \(4, 2\)"):
+        kernels.wavelet_split(x, filters.T)
+    with pytest.raises(InvalidArgument, match="filters requires a gradient"):
+        kernels.wavelet_merge(low, high, filters.clone().requires_grad_(), 5)
+    with pytest.raises(InvalidArgument, match="length=7 does not fit: low has 4 steps, not 5"):
+        kernels.wavelet_merge(low, high, filters, 7)
+    with pytest.raises(InvalidArgument, match="x has no step"):
+        kernels.wavelet_split(x[:, :0], filters)
     with pytest.raises(InvalidArgument, match="kernel=0"):
         kernels.moving_average(x, 0)
     with pytest.raises(InvalidArgument, match=r"scale has shape \(2, 5, 6\)"):

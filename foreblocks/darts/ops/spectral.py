@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..kernels import conv1d, conv_transpose1d, linear, time_linear
-from .blocks import FeatureDropout, Linear, check_length, pad_steps, rms_norm
+from ..kernels import linear, time_linear, wavelet_merge, wavelet_split
+from .blocks import FeatureDropout, Linear, check_length, rms_norm
 from .registry import register_op
 
 _WAVELET = "db2"
@@ -41,11 +41,10 @@ class Wavelet(nn.Module):
         super().__init__()
         wavelet = pywt.Wavelet(_WAVELET)
         self.length = length
-        self.taps = wavelet.dec_len
-        self.levels = min(max(pywt.dwt_max_level(length, self.taps), 1), _WAVELET_LEVELS)
-        for name, taps in (("low", wavelet.dec_lo), ("high", wavelet.dec_hi)):
-            # A filter is a correlation with the reversed taps, the same ones for every feature.
-            self.register_buffer(name, torch.tensor(taps[::-1]).repeat(dim, 1, 1), persistent=False)
+        self.levels = min(max(pywt.dwt_max_level(length, wavelet.dec_len), 1), _WAVELET_LEVELS)
+        # A filter is a correlation with the reversed taps.
+        filters = torch.tensor([wavelet.dec_lo[::-1], wavelet.dec_hi[::-1]])
+        self.register_buffer("filters", filters, persistent=False)
         self.bands = nn.ModuleList(Linear(dim, dim) for _ in range(self.levels + 1))
         self.dropout = FeatureDropout(dropout)
         self.norm = rms_norm(dim)
@@ -54,11 +53,8 @@ class Wavelet(nn.Module):
         """Transform ``[N, T, D]`` into its bands ``[N, T_b, D]``: details from fine to coarse, then the rest."""
         bands = []
         for _ in range(self.levels):
-            steps = x.shape[1]
-            reach = self.taps - 2
-            padded = pad_steps(x, reach, 2 * ((steps + self.taps - 1) // 2) - steps)
-            bands.append(conv1d(padded, self.high, stride=2, groups=x.shape[-1], padding="valid"))
-            x = conv1d(padded, self.low, stride=2, groups=x.shape[-1], padding="valid")
+            x, detail = wavelet_split(x, self.filters)
+            bands.append(detail)
         return [*bands, x]
 
     def synthesise(self, bands: list[Tensor]) -> Tensor:
@@ -66,8 +62,7 @@ class Wavelet(nn.Module):
         *details, x = bands
         lengths = [self.length, *(band.shape[1] for band in details[:-1])]
         for detail, length in zip(reversed(details), reversed(lengths), strict=True):
-            cut = {"length": length, "padding": self.taps - 2, "groups": x.shape[-1]}
-            x = conv_transpose1d(x, self.low, **cut) + conv_transpose1d(detail, self.high, **cut)
+            x = wavelet_merge(x, detail, self.filters, length)
         return x
 
     def forward(self, x: Tensor) -> Tensor:
