@@ -16,6 +16,7 @@ from foreblocks.darts.architecture.mixed_op import EdgeMix, MixedOp
 from foreblocks.darts.kernels import averages, dispatch, mixture, reference, saliencies, scan, wavelets
 
 Function = Callable[..., Tensor]
+Floors = tuple[float | None, float | None]
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,11 @@ class Contest:
     Attributes:
         name: shown in the table.
         ours: what runs by default.
-        plain: other ways to write it, by name.
+        plain: other ways to write it, by name; some are rewritten for speed, too.
+        usual: which of them most code is written as.
         inputs: tensors for all of them; those that require a gradient get one.
         floors: least ratio best plain / ours, forward and forward + backward; None for no promise.
+        usual_floors: the same for usual / ours.
         bytes_moved: of one forward pass over data that is read and written once, or 0.
         flops: of one forward pass, where arithmetic is the limit, or 0.
     """
@@ -35,8 +38,10 @@ class Contest:
     name: str
     ours: Function
     plain: dict[str, Function]
+    usual: str
     inputs: list[Tensor]
-    floors: tuple[float | None, float | None] = (None, None)
+    floors: Floors = (None, None)
+    usual_floors: Floors = (None, None)
     bytes_moved: int = 0
     flops: int = 0
 
@@ -64,7 +69,9 @@ def size(*tensors: Tensor) -> int:
     return sum(x.numel() * x.element_size() for x in tensors)
 
 
-def mixed_sum(count: int, shape: tuple[int, int, int], floors: tuple[float | None, float | None]) -> Contest:
+def mixed_sum(
+    count: int, shape: tuple[int, int, int], floors: Floors = (None, None), usual_floors: Floors = (None, None)
+) -> Contest:
     xs = [leaf(*shape) for _ in range(count)]
     return Contest(
         f"mixed_sum K={count} {list(shape)}",
@@ -75,8 +82,10 @@ def mixed_sum(count: int, shape: tuple[int, int, int], floors: tuple[float | Non
             "einsum": lambda w, *data: torch.einsum("k...,k->...", torch.stack(data), w),
             "mv": lambda w, *data: (torch.stack(data).flatten(1).T @ w).view(data[0].shape),
         },
+        "loop",
         [torch.rand(count).requires_grad_(), *xs],
         floors,
+        usual_floors,
         bytes_moved=size(*xs, xs[0]),
     )
 
@@ -90,6 +99,7 @@ def selective_scan(shape: tuple[int, int, int, int], floor: float) -> Contest:
         f"selective_scan {list(shape)}",
         lambda *tensors: kernels.selective_scan_steps(*tensors),
         {"unbind": lambda *tensors: scan.reference(*tensors, None, None, None, False)[0]},
+        "unbind",
         [u, delta, rates, side, leaf(batch, steps, 1, states)],
         (None, floor),
     )
@@ -103,13 +113,14 @@ def saliency() -> Contest:
         f"saliency of {half} weights",
         lambda *both: kernels.saliency(both[:half], both[half:]),
         {"loop": lambda *both: saliencies.reference(both[:half], both[half:])},
+        "loop",
         [*params, *grads],
         (3.0, None),
         bytes_moved=size(*params, *grads),
     )
 
 
-def block(samples: int, floors: tuple[float | None, float | None]) -> Contest:
+def block(samples: int, floors: Floors, usual_floors: Floors) -> Contest:
     x, w, scale = leaf(samples, 96, 32), leaf(32, 3), leaf(32)
 
     def shifted(x: Tensor, w: Tensor) -> Tensor:
@@ -130,13 +141,15 @@ def block(samples: int, floors: tuple[float | None, float | None]) -> Contest:
             "transposed": ending(transposed),
             "channels last": ending(lambda x, w: reference.conv1d(x, w.unsqueeze(1), groups=32, padding="causal")),
         },
+        "transposed",
         [x, w, scale],
         floors,
+        usual_floors,
         bytes_moved=size(x, x),
     )
 
 
-def moving_average(samples: int, floors: tuple[float | None, float | None]) -> Contest:
+def moving_average(samples: int, floors: Floors, usual_floors: Floors) -> Contest:
     x = leaf(samples, 96, 32)
     matrix = averages.reference(torch.eye(96).unsqueeze(0), 25, 12)[0]
 
@@ -151,8 +164,10 @@ def moving_average(samples: int, floors: tuple[float | None, float | None]) -> C
             "convolution": lambda x: averages.reference(x, 25, 12),
             "matrix": lambda x: torch.matmul(matrix, x),
         },
+        "pool",
         [x],
         floors,
+        usual_floors,
         bytes_moved=size(x, x),
     )
 
@@ -168,6 +183,7 @@ def wavelet() -> Contest:
         "wavelet split + merge [32, 96, 32]",
         there_and_back(kernels.wavelet_split, kernels.wavelet_merge),
         {"convolutions": there_and_back(wavelets.reference_split, wavelets.reference_merge)},
+        "convolutions",
         [leaf(32, 96, 32)],
     )
 
@@ -175,9 +191,9 @@ def wavelet() -> Contest:
 def products() -> list[Contest]:
     x, over_time, over_features, taps = leaf(32, 96, 32), leaf(96, 96), leaf(32, 32), leaf(32, 32, 3)
     return [
-        Contest("time_linear [32, 96, 32] → 96", kernels.time_linear, {"bmm": reference.time_linear}, [x, over_time],
-                flops=2 * x.numel() * 96),
-        Contest("linear [32, 96, 32] → 32", kernels.linear, {"F.linear": F.linear}, [x, over_features],
+        Contest("time_linear [32, 96, 32] → 96", kernels.time_linear, {"bmm": reference.time_linear}, "bmm",
+                [x, over_time], flops=2 * x.numel() * 96),
+        Contest("linear [32, 96, 32] → 32", kernels.linear, {"F.linear": F.linear}, "F.linear", [x, over_features],
                 flops=2 * x.numel() * 32),
         Contest(
             "conv1d [32, 96, 32] → 32, 3 taps",
@@ -186,6 +202,7 @@ def products() -> list[Contest]:
                 "channels last": lambda x, w: reference.conv1d(x, w, padding="causal"),
                 "transposed": lambda x, w: F.conv1d(F.pad(x.mT, (2, 0)), w).mT,
             },
+            "transposed",
             [x, taps],
             flops=2 * x.numel() * 96,
         ),
@@ -206,7 +223,12 @@ def edge() -> Contest:
 
     parameters = list(mixed.ops.parameters())
     return Contest(
-        f"edge {names}", run, {"reference": plain}, [leaf(32, 96, 32), torch.rand(5).requires_grad_(), *parameters]
+        f"edge {names}",
+        run,
+        {"reference": plain},
+        "reference",
+        [leaf(32, 96, 32), torch.rand(5).requires_grad_(), *parameters],
+        (1.4, 1.4),
     )
 
 
@@ -214,16 +236,16 @@ def contests() -> list[Contest]:
     """All of them, on fresh tensors of seed 0."""
     torch.manual_seed(0)
     return [
-        mixed_sum(8, (32, 96, 64), (3.5, 2.5)),
-        mixed_sum(5, (32, 96, 32), (None, None)),
-        mixed_sum(4, (256, 96, 64), (None, None)),
-        selective_scan((32, 96, 128, 16), 9.0),
+        mixed_sum(8, (32, 96, 64), (1.6, 1.5), (2.7, 1.8)),
+        mixed_sum(5, (32, 96, 32)),
+        mixed_sum(4, (256, 96, 64)),
+        selective_scan((32, 96, 128, 16), 7.0),
         selective_scan((8, 1024, 128, 16), 20.0),
         saliency(),
-        block(32, (None, 3.0)),
-        block(512, (None, None)),
-        moving_average(32, (None, 8.0)),
-        moving_average(512, (None, None)),
+        block(32, (1.5, 2.1), (2.3, 2.9)),
+        block(512, (1.4, 2.0), (2.7, 3.0)),
+        moving_average(32, (2.5, 3.0), (25.0, 15.0)),
+        moving_average(512, (1.7, 2.3), (30.0, 12.0)),
         wavelet(),
         *products(),
         edge(),
