@@ -142,8 +142,8 @@ def table() -> tuple[list[str], list[str]]:
         cells = []
         for kind, width in (("forward", 10), ("both", 7)):
             each = found.get(kind)
-            numbers = ("-",) * 3 if each is None else (f"{1e6 * each.ours:.0f}", f"{each.best:.2f}", f"{each.usual:.2f}")
-                ("-", "-", "-") if each is None else (f"{1e6 * each.ours:.0f}", f"{each.best:.2f}", f"{each.usual:.2f}")
+            numbers = (
+                ("-",) * 3 if each is None else (f"{1e6 * each.ours:.0f}", f"{each.best:.2f}", f"{each.usual:.2f}")
             )
             cells.append(f"{numbers[0]:>{width}} {numbers[1]:>5} {numbers[2]:>5}")
         seconds = found["forward"].ours
