@@ -191,3 +191,18 @@ def test_the_check_of_signatures_passes_more_parameters() -> None:
 def test_the_check_of_signatures_can_fail(function: Any) -> None:
     with pytest.raises(AssertionError):
         _check_signature(function, WANTED)
+
+
+def test_every_error_has_a_public_path() -> None:
+    from foreblocks.darts import errors
+    from foreblocks.darts._core import errors as defined
+
+    raised = {name for name, value in vars(defined).items() if isinstance(value, type) and issubclass(value, Exception)}
+    assert set(errors.__all__) == raised
+    assert all(issubclass(getattr(errors, name), errors.DartsError) for name in errors.__all__)
+
+
+def test_the_documented_place_of_the_learning_rate_study() -> None:
+    from foreblocks.darts.search.multi_fidelity import bilevel_lr_sensitivity
+
+    assert bilevel_lr_sensitivity.__module__ == "foreblocks.darts.search.lr_sensitivity"

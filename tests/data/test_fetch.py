@@ -107,7 +107,7 @@ def test_the_next_call_goes_on_where_the_last_one_gave_up(site: Site, tmp_path: 
     site.cuts = [100, 10]
     with pytest.raises(DataError, match=r"2 times.*goes on from the 110 bytes"):
         fetch(f"{site.url}/data.csv", tmp_path / "f.csv", sha256=DIGEST, attempts=2, wait=0)
-    assert names(tmp_path) == ["f.csv.part"]
+    assert names(tmp_path) == ["f.csv.lock", "f.csv.part"]
     fetch(f"{site.url}/data.csv", tmp_path / "f.csv", sha256=DIGEST)
     assert site.seen[-1] == "bytes=110-"
     assert (tmp_path / "f.csv").read_bytes() == BODY
@@ -143,7 +143,7 @@ def test_a_part_that_is_whole_needs_no_more_bytes(site: Site, tmp_path: Path):
 def test_a_wrong_hash_keeps_nothing(site: Site, tmp_path: Path):
     with pytest.raises(DataError, match=f"sha256 {DIGEST} is not the expected {'0' * 64}"):
         fetch(f"{site.url}/data.csv", tmp_path / "f.csv", sha256="0" * 64)
-    assert names(tmp_path) == []
+    assert names(tmp_path) == ["f.csv.lock"]
 
 
 def test_a_missing_page_is_named_and_a_busy_server_is_asked_again(site: Site, tmp_path: Path):
@@ -164,7 +164,7 @@ def test_no_network_and_other_addresses(tmp_path: Path, monkeypatch: pytest.Monk
         fetch(f"{closed}/data.csv", tmp_path / "f.csv", sha256=DIGEST)
     with pytest.raises(InvalidArgument, match="must begin with http"):
         fetch("file:///etc/hostname", tmp_path / "f.csv")
-    assert names(tmp_path) == []
+    assert names(tmp_path) == ["f.csv.lock"]
 
 
 def test_two_at_once_fetch_one_file(site: Site, tmp_path: Path):
@@ -222,7 +222,7 @@ def test_what_cannot_be_fetched_says_how_to_go_on(site: Site, cached: Path):
     site.files["/sets/ETTh2.csv"] = BODY + b"2024-02-01,1\n"
     with pytest.raises(DataError, match="is not the expected"):
         load_dataset("ETTh2")
-    assert names(cached) == []
+    assert all(name.endswith(".lock") for name in names(cached))
 
 
 def test_addresses_and_the_place_of_the_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import http.client
-import os
 import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeAlias
+
+from filelock import FileLock
 
 from .._core.errors import DataError, InvalidArgument
 from .._core.logging import get_logger
@@ -42,8 +41,8 @@ def fetch(
     """Return ``path``, fetched from ``url`` unless it is there.
 
     With a hash, a cut connection is resumed by an HTTP range, at once and, after the last attempt, by the next call:
-    until then the bytes lie in ``<name>.part``. A second process waits for the first. Nothing is at ``path`` before the
-    hash is right.
+    until then the bytes lie in ``<name>.part``. A second process waits for the first; their ``<name>.lock`` stays
+    only as long as the file is missing. Nothing is at ``path`` before the hash is right.
 
     Args:
         url: ``http://`` or ``https://``.
@@ -63,7 +62,8 @@ def fetch(
         raise InvalidArgument(f"url={url!r} must begin with http:// or https://.")
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
-    with _lock(path.with_name(path.name + ".lock")):
+    lock = path.with_name(path.name + ".lock")
+    with FileLock(lock):
         while not path.is_file():
             resumed = sha256 is not None and _size(part) > 0
             _attempt(url, part, attempts, wait, progress, may_resume=sha256 is not None)
@@ -78,6 +78,7 @@ def fetch(
                     "one. Nothing was kept."
                 )
             _LOG.warning("%s: the rest of the file does not fit what was kept; starting anew.", url)
+    lock.unlink(missing_ok=True)  # whoever still waits at it, or makes a new one, finds the file in place
     return path
 
 
@@ -151,18 +152,3 @@ def _digest(path: Path) -> str:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
-
-
-@contextlib.contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Hold the file ``path`` alone. It is removed afterwards, so a waiter must not trust the one it opened."""
-    while True:
-        with path.open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            if not path.exists() or not os.path.samestat(os.fstat(file.fileno()), path.stat()):
-                continue
-            try:
-                yield
-            finally:
-                path.unlink(missing_ok=True)
-            return

@@ -20,6 +20,7 @@ from .failures import has_failed, reasons
 from .finish import finish, retrain
 from .halving import Halving, Runner, run_halving
 from .identity import search_identity
+from .lr_sensitivity import bilevel_lr_sensitivity as bilevel_lr_sensitivity  # its documented place
 from .nas_metrics import Config
 from .progress import Progress
 from .results import assemble
