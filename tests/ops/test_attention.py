@@ -11,6 +11,7 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 from foreblocks.darts._core.errors import InvalidArgument
+from foreblocks.darts.ops import attention as attention_module
 from foreblocks.darts.ops.attention import (
     ATTENTION_KERNELS,
     Geometry,
@@ -187,6 +188,42 @@ def test_twice_differentiable(variant: str, causal: bool) -> None:
         attention.kernel = _FewQueries(causal)
     assert gradcheck(attention, (x,))
     assert gradgradcheck(attention, (x,))
+
+
+@pytest.mark.parametrize("hidden", [False, True])
+def test_turned_products_equal_plain_ones(hidden: bool) -> None:
+    mask = torch.rand(5, 7, generator=torch.Generator().manual_seed(4)) < 0.3 if hidden else None
+    # Heads of one tensor, as in a network: strided, not contiguous.
+    packed = _tokens(2, 19, 6).requires_grad_()
+    q, k, v = (part.unflatten(-1, (2, 3)).transpose(1, 2) for part in packed.split((5, 7, 7), dim=1))
+
+    def twice(out: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        (first,) = torch.autograd.grad(out.sin().sum(), packed, create_graph=True)
+        (second,) = torch.autograd.grad(first.square().sum(), packed)
+        return out, first, second
+
+    scores = torch.einsum("nhte,nhse->nhts", q, k)
+    plain = torch.softmax(scores if mask is None else scores.masked_fill(mask, -math.inf), dim=-1)
+    expected = twice(torch.einsum("nhts,nhse->nhte", plain, v))
+    turned = twice(attention_module._softmax_attention(q, k, v, mask))
+    assert "_Mix" in type(attention_module._softmax_attention(q, k, v, mask).grad_fn).__name__
+    for got, want in zip(turned, expected, strict=True):
+        torch.testing.assert_close(got, want)
+
+
+def test_transforms_and_the_compiler_see_plain_products() -> None:
+    q, k, v = (_tokens(2, 1, 4, 3, seed=s) for s in (1, 2, 3))
+
+    def total(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        return attention_module._softmax_attention(q, k, v, None).square().sum()
+
+    for argument in range(3):
+        by_transform = torch.func.vmap(torch.func.grad(total, argnums=argument))(q, k, v)
+        leaves = [x.clone().requires_grad_() for x in (q, k, v)]
+        (by_backward,) = torch.autograd.grad(total(*leaves), leaves[argument])
+        torch.testing.assert_close(by_transform, by_backward)
+    graph = torch.export.export(_attention("sdp"), (_tokens(2, 6, 8),)).graph
+    assert any(node.target is torch.ops.aten.softmax.int for node in graph.nodes)
 
 
 class _FewQueries(torch.nn.Module):

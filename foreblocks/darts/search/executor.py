@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from .._core.device import torch_threads
 from .._core.errors import DataError, check_int
 from .._core.logging import get_logger
+from .._core.memory import keep_freed_memory
 
 logger = get_logger(__name__)
 
@@ -138,5 +139,6 @@ def _in_worker(task: Callable[[Any], Any], payload: Any) -> Any:
     # A terminal sends Ctrl-C to the workers, too; it is the parent that ends them, in order.
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
+    keep_freed_memory()
     with torch_threads(1):
         return guarded(task, payload)

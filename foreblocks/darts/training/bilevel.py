@@ -153,7 +153,10 @@ def new_state(model: TimeSeriesDARTS, config: DARTSTrainConfig) -> SearchState:
     """Return the state at the start of a search."""
     check_searched(model)
     weights = torch.optim.AdamW(
-        list(model.weight_parameters()), lr=config.model_learning_rate, weight_decay=config.model_weight_decay
+        list(model.weight_parameters()),
+        lr=config.model_learning_rate,
+        weight_decay=config.model_weight_decay,
+        fused=True,
     )
     alphas = list(model.arch_parameters())
     arch = (

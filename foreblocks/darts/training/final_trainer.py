@@ -59,7 +59,7 @@ class _Training:
     @classmethod
     def begin(cls, model: nn.Module, config: FinalTrainConfig, border: StateFile | None) -> _Training:
         """Return the training at its start, or where ``border`` says that it is."""
-        rates = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+        rates = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "fused": True}
         state = cls(model, torch.optim.AdamW(model.parameters(), **rates))
         kept = None if border is None else border.load()
         if kept is not None:

@@ -301,7 +301,7 @@ class _Tuning:
         for alpha in model.arch_parameters():
             alpha.requires_grad_(False)
         self._weights = list(model.weight_parameters())
-        self._optimizer = torch.optim.AdamW(self._weights, weight_decay=config.model_weight_decay)
+        self._optimizer = torch.optim.AdamW(self._weights, weight_decay=config.model_weight_decay, fused=True)
         self._done = 0
         self._total = 1
 

@@ -114,7 +114,7 @@ def train_paths(model: TimeSeriesDARTS, task: SharedTask) -> None:
     config, limits = task.config, task.limits
     loss_fn = get_loss_function(config.loss_type)
     weights = list(model.weight_parameters())
-    optimizer = torch.optim.AdamW(weights, weight_decay=config.weight_decay)
+    optimizer = torch.optim.AdamW(weights, weight_decay=config.weight_decay, fused=True)
     rng = random.Random(f"path:{limits.seed}")
     total = torch.zeros((), dtype=torch.float64, device=limits.device)
     model.train()
