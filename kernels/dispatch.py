@@ -116,7 +116,7 @@ class Operation:
         if torch.compiler.is_compiling():
             return self._compiled.get((tensors[0].device.type, tensors[0].dtype), self.reference.run)
         x = tensors[0]
-        needs_grad = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+        needs_grad = torch.is_grad_enabled() and torch._C._any_requires_grad(*tensors)
         key = (x.device.type, x.dtype, needs_grad)
         run = self._chosen.get(key)
         if run is None:

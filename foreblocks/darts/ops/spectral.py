@@ -97,6 +97,10 @@ class Fourier(nn.Module):
         self.length = length
         self.modes = min(length // 2 + 1, _FOURIER_MODES)
         forth, back = fourier_basis(length, torch.arange(self.modes))
+        # Real and imaginary part of a frequency in adjacent rows: [N, 2 M, D] is then [N, M, 2 D] without a copy.
+        forth, back = (
+            x.unflatten(d, (2, -1)).transpose(d, d + 1).flatten(d, d + 1) for d, x in ((0, forth), (1, back))
+        )
         self.register_buffer("forth", forth, persistent=False)
         self.register_buffer("back", back, persistent=False)
         self.filter_real = nn.Parameter(1.0 + 0.1 * torch.randn(self.modes, dim))
@@ -111,19 +115,16 @@ class Fourier(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[N, T, D]`` to ``[N, T, D]``."""
         check_length("Fourier", x, self.length)
-        real, imag = time_linear(x, self.forth).split(self.modes, dim=1)  # each [N, M, D]
-        filtered = torch.cat(
-            [
-                real * self.filter_real - imag * self.filter_imag,
-                real * self.filter_imag + imag * self.filter_real,
-            ],
-            dim=-1,
-        )
+        dim = x.shape[-1]
+        modes = time_linear(x, self.forth).view(-1, self.modes, 2 * dim)  # real and imaginary part side by side
+        by_same = torch.cat([self.filter_real, self.filter_real], dim=1)
+        by_other = torch.cat([-self.filter_imag, self.filter_imag], dim=1)
+        filtered = torch.addcmul(modes * by_same, modes.roll(dim, -1), by_other)
         # A complex map is the real one [[R, -I], [I, R]] on the parts side by side: one product, nothing to slice.
         by_real, by_imag = self.mix.weight.chunk(2)
         weight = torch.cat([torch.cat([by_real, -by_imag], dim=1), torch.cat([by_imag, by_real], dim=1)])
         spectrum = linear(filtered, weight, torch.cat([self.bias_real, self.bias_imag]))  # [N, M, 2D]
-        y = time_linear(torch.cat(F.gelu(spectrum).chunk(2, dim=-1), dim=1), self.back)
+        y = time_linear(F.gelu(spectrum).view(-1, 2 * self.modes, dim), self.back)
         return self.norm.join(x, y, self.dropout, gate=self.gate(x))
 
 
