@@ -36,7 +36,7 @@ struct Kernels {
   // a vector for each step and for (width - 1) · dilation more.
   void (*depthwise_forward)(const DepthwiseArgs<T>& a, int64_t begin, int64_t end);
   void (*depthwise_backward)(const DepthwiseArgs<T>& a, T* sums, T* scratch, int64_t begin, int64_t end);
-  // Samples [begin, end); scratch holds `width` vectors.
+  // Samples [begin, end); scratch holds 2 · `width` vectors.
   void (*average_forward)(const AverageArgs<T>& a, T* scratch, int64_t begin, int64_t end);
   void (*average_backward)(const AverageArgs<T>& a, T* scratch, int64_t begin, int64_t end);
   // Samples [begin, end).

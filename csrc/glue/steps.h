@@ -132,7 +132,7 @@ inline Tensor average(const Tensor& x, int64_t width, int64_t left, bool adjoint
     const Sink<S> sink(result);
     const int64_t steps = x.size(1), dim = x.size(2);
     for_blocks(x.size(0), samples_of(steps, dim), [&](int64_t, int64_t begin, int64_t end) {
-      Scratch<T> scratch(width);
+      Scratch<T> scratch(2 * width);
       Space<T> in_space, out_space;
       const int64_t first = begin * steps * dim, count = (end - begin) * steps * dim;
       const AverageArgs<T> a{source.at(first, count, in_space), steps, dim, width, left, sink.at(first, count, out_space)};
