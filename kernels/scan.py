@@ -19,7 +19,8 @@ from ._library import define, differentiable, second_order
 from .dispatch import Implementation, Operation
 
 _CUDA_STATES = 64  # kMostStates in csrc/cuda/scan.cuh
-CHUNK = 32  # steps between two states that the compiled forward keeps; kScanChunk in csrc/core/args.h
+CHUNK = 96  # steps between two states that the CPU form keeps, but for the first; kScanChunk in csrc/core/args.h
+GPU_CHUNK = 32  # and a GPU form; kChunk in csrc/cuda/scan.cuh, CHUNK in triton_scan.py
 _logger = get_logger("foreblocks.darts.kernels")
 
 
@@ -248,9 +249,10 @@ def _by_channel(x: Tensor, dim: int) -> Tensor:
     return x.repeat_interleave(dim // x.shape[2], dim=2)
 
 
-def _fake(u: Tensor, delta: Tensor, A: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+def _fake(on_gpu: bool, u: Tensor, delta: Tensor, A: Tensor, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
     batch, steps, dim = u.shape
-    chunks = (batch, (steps + CHUNK - 1) // CHUNK, A.shape[1], dim)
+    on_gpu = on_gpu or u.device.type == "cuda"
+    chunks = (batch, (steps + GPU_CHUNK - 1) // GPU_CHUNK if on_gpu else (steps - 1) // CHUNK, A.shape[1], dim)
     return u.new_empty(u.shape), A.new_empty(batch, dim, A.shape[1]), A.new_empty(chunks if rest[-1] else 0)
 
 
@@ -296,7 +298,7 @@ def _operators(prefix: str, forward: Any = None, backward: Any = None) -> tuple[
     options = "Tensor A, Tensor B, Tensor C, Tensor? D, Tensor? z, Tensor? delta_bias, bool softplus"
     run = define(
         f"{prefix}selective_scan(Tensor u, Tensor delta, {options}, bool keep) -> (Tensor, Tensor, Tensor)",
-        _fake,
+        partial(_fake, bool(prefix)),
         forward,
     )
     run_backward = define(

@@ -123,7 +123,7 @@ def _setup_split(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor
 
 def _backward_split(ctx: Any, by_low: Tensor, by_high: Tensor) -> tuple[Any, ...]:
     (filters,) = ctx.saved_tensors
-    return _BACKWARD(by_low, by_high, filters, ctx.length, ctx.edges), None, None
+    return _run_merge(by_low, by_high, filters, ctx.length, ctx.edges), None, None
 
 
 def _setup_merge(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -133,19 +133,19 @@ def _setup_merge(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward_merge(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
     (filters,) = ctx.saved_tensors
-    return *_FORWARD(grad, filters, ctx.edges), None, None, None
+    return *_run_split(grad, filters, ctx.edges), None, None, None
 
 
-differentiable(_FORWARD, _setup_split, _backward_split)
-differentiable(_BACKWARD, _setup_merge, _backward_merge)
+_run_split = differentiable(_FORWARD, _setup_split, _backward_split)
+_run_merge = differentiable(_BACKWARD, _setup_merge, _backward_merge)
 
 
 def _native_split(x: Tensor, filters: Tensor) -> tuple[Tensor, Tensor]:
-    return _FORWARD(x, filters, True)
+    return _run_split(x, filters, True)
 
 
 def _native_merge(low: Tensor, high: Tensor, filters: Tensor, length: int) -> Tensor:
-    return _BACKWARD(low, high, filters, length, False)
+    return _run_merge(low, high, filters, length, False)
 
 
 _SPLIT = Operation(

@@ -91,8 +91,9 @@ struct Product {
   const T* by_row;
 };
 
-// Steps between two states that the forward scan keeps.
-constexpr int64_t kScanChunk = 32;
+// Steps between two states that the forward scan keeps. Long chunks keep little; backward walks one at a time in the
+// second cache, and a power of two would map its arrays to the same lines.
+constexpr int64_t kScanChunk = 96;
 
 // The selective scan, see scan.h. Strides are from one row (of `dim` or `states` values) to the next.
 template <class T>
@@ -106,12 +107,15 @@ struct ScanArgs {
   bool softplus;
   T* out;
   T* last;    // [batch, states, dim]
-  T* chunks;  // [batch, chunks, states, dim], or null when no gradient is needed
+  T* chunks;  // [batch, chunks - 1, states, dim]: where all but the first begin; null when no gradient is needed
   // Backward only.
   const T* grad;
   T *grad_u, *grad_delta, *grad_z, *grad_b, *grad_c;
 
   __attribute__((always_inline)) int64_t chunk_count() const { return (steps + kScanChunk - 1) / kScanChunk; }
+  // Of the first chunk nothing is kept: its state is zero.
+  __attribute__((always_inline)) int64_t kept_count() const { return (steps - 1) / kScanChunk; }
+  __attribute__((always_inline)) int64_t longest_chunk() const { return steps < kScanChunk ? steps : kScanChunk; }
   __attribute__((always_inline)) int64_t chunk_steps(int64_t chunk) const {
     const int64_t left = steps - chunk * kScanChunk;
     return left < kScanChunk ? left : kScanChunk;

@@ -2,7 +2,7 @@
 // Included inside a namespace, see isa_body.h.
 //
 // Vectors run over channels; the states of a channel are registers (STATES of 8 or 16; 0 means any number, in memory).
-// Forward keeps the state at the start of every chunk of steps; backward computes a chunk again, then walks it in reverse.
+// Forward keeps the state at the start of every chunk of steps but the first; backward computes a chunk again, then walks it in reverse.
 
 // 2^x: the decay rates are multiplied by log2(e) once instead of at every step.
 static inline Vec<double> vexp2(Vec<double> x) {
@@ -62,8 +62,8 @@ static inline __attribute__((always_inline)) void scan_channels(
   for (int64_t s = 0; s < states; ++s) keep(s, Vec<T>{});
   const Vec<T> skip = a.skip ? get(a.skip + d, where) : Vec<T>{};
   for (int64_t t = 0; t < a.steps; ++t) {
-    if (a.chunks && t % kScanChunk == 0) {
-      T* to = a.chunks + (n * a.chunk_count() + t / kScanChunk) * states * a.dim + d;
+    if (a.chunks && t > 0 && t % kScanChunk == 0) {
+      T* to = a.chunks + (n * a.kept_count() + t / kScanChunk - 1) * states * a.dim + d;
       for (int64_t s = 0; s < states; ++s) put(to + s * a.dim, state(s), where);
     }
     const int64_t row = n * a.steps + t;
@@ -111,23 +111,23 @@ struct ScanMemory {
   T* carry;           // [vectors of channels, states]: gradient of the state at the end of the chunk
   T* y;               // [chunk]: output before the gate
 
-  ScanMemory(T* space, int64_t states) {
-    const int64_t each = kScanChunk * states * kLanes<T>;
+  ScanMemory(T* space, int64_t chunk, int64_t states) {
+    const int64_t each = chunk * states * kLanes<T>;
     decay = space;
     before = space + each;
     by_b = space + 2 * each;
     by_c = space + 3 * each;
     y = space + 4 * each;
-    carry = y + kScanChunk * kLanes<T>;
+    carry = y + chunk * kLanes<T>;
   }
 };
 
 template <class T, class Where>
 static inline void scan_again(
     const ScanArgs<T>& a, const ScanMemory<T>& m, int64_t n, int64_t chunk, int64_t group, int64_t d, Where where) {
-  const T* start = a.chunks + (n * a.chunk_count() + chunk) * a.states * a.dim + d;
+  const T* start = chunk ? a.chunks + (n * a.kept_count() + chunk - 1) * a.states * a.dim + d : nullptr;
   const int64_t first = chunk * kScanChunk, count = a.chunk_steps(chunk);
-  for (int64_t s = 0; s < a.states; ++s) store(m.before + s * kLanes<T>, get(start + s * a.dim, where));
+  for (int64_t s = 0; s < a.states; ++s) store(m.before + s * kLanes<T>, start ? get(start + s * a.dim, where) : Vec<T>{});
   for (int64_t t = 0; t < count; ++t) {
     const int64_t row = n * a.steps + first + t;
     const ScanStep<T> step = scan_step(a, row, d, where);
@@ -195,7 +195,7 @@ static inline void scan_reverse(
 // Adds to `sums`, [states + 2, dim]: the gradients of a, skip and delta_bias.
 template <class T>
 static void scan_backward(const ScanArgs<T>& a, T* sums, T* space, int64_t begin, int64_t end) {
-  const ScanMemory<T> m(space, a.states);
+  const ScanMemory<T> m(space, a.longest_chunk(), a.states);
   const int64_t carried = a.states * kLanes<T>, vectors = a.groups * ((a.dim / a.groups + kLanes<T> - 1) / kLanes<T>);
   for (int64_t n = begin; n < end; ++n) {
     for (int64_t i = 0; i < vectors * carried; ++i) m.carry[i] = 0;

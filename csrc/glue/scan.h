@@ -24,6 +24,8 @@ void turn(const T* from, int64_t rows, int64_t columns, T* to) {
 // What one sample needs beside the tensors.
 template <class T>
 struct ScanSpaces {
+  explicit ScanSpaces(int64_t vectors) : scratch(vectors) {}
+  Scratch<T> scratch;
   Space<T> u, delta, z, b, c, grad, out, grad_u, grad_delta, grad_z, grad_b, grad_c;
 };
 
@@ -66,7 +68,7 @@ struct ScanData {
     a.z = z.at(row, a.steps, spaces.z);
     a.b = b.at(side_row, side_rows, spaces.b);
     a.c = c.at(side_row, side_rows, spaces.c);
-    if (a.chunks) a.chunks += n * a.chunk_count() * a.states * a.dim;
+    if (a.chunks) a.chunks += n * a.kept_count() * a.states * a.dim;
     if (a.last) a.last += n * a.states * a.dim;
     a.grad = grad.at(first, size, spaces.grad);
     a.out = out.at(first, size, spaces.out);
@@ -111,7 +113,7 @@ struct ScanData {
   }
 };
 
-// Output, last state [B, D, N], and with `keep` the states at the start of the chunks, [B, chunks, N, D].
+// Output, last state [B, D, N], and with `keep` the states at the start of the chunks but the first, [B, chunks - 1, N, D].
 inline std::tuple<Tensor, Tensor, Tensor> scan_forward(
     Tensor u, Tensor delta, Tensor a, Tensor b, Tensor c, std::optional<Tensor> skip, std::optional<Tensor> z,
     std::optional<Tensor> delta_bias, bool softplus, bool keep) {
@@ -123,14 +125,13 @@ inline std::tuple<Tensor, Tensor, Tensor> scan_forward(
     const int64_t states = data.all.states, dim = data.all.dim;
     Tensor y = torch::stable::new_empty(u, u.sizes());
     Tensor last = torch::stable::new_empty(a, {g.batch(), states, dim});
-    Tensor chunks = keep ? torch::stable::new_empty(a, {g.batch(), data.all.chunk_count(), states, dim}) : nothing(a);
+    Tensor chunks = keep ? torch::stable::new_empty(a, {g.batch(), data.all.kept_count(), states, dim}) : nothing(a);
     data.out = Sink<S>(y);
     data.all.last = out<T>(last);
     data.all.chunks = keep ? out<T>(chunks) : nullptr;
-    for_blocks_with(g.batch(), 1, [] { return ScanSpaces<T>(); }, [&](auto& spaces, int64_t, int64_t n, int64_t) {
-      Scratch<T> scratch(states);
+    for_blocks_with(g.batch(), 1, [&] { return ScanSpaces<T>(states); }, [&](auto& spaces, int64_t, int64_t n, int64_t) {
       const ScanArgs<T> args = data.at(n, spaces);
-      active().of<T>().scan_forward(args, scratch.data(), 0, 1);
+      active().of<T>().scan_forward(args, spaces.scratch.data(), 0, 1);
       data.done(args, n);
     });
     return {y, packed(torch::stable::transpose(last, 1, 2)), chunks};
@@ -151,7 +152,7 @@ inline ScanGradients scan_backward(
     const int64_t batch = g.batch(), dim = data.all.dim, states = data.all.states;
     check_same("selective_scan_backward", "grad", grad, u);
     STD_TORCH_CHECK(
-        grad.numel() == u.numel() && chunks.numel() == batch * data.all.chunk_count() * states * dim && chunks.scalar_type() == a.scalar_type(),
+        grad.numel() == u.numel() && chunks.numel() == batch * data.all.kept_count() * states * dim && chunks.scalar_type() == a.scalar_type(),
         "selective_scan_backward: grad or chunks differ in size or dtype; was the forward pass told to keep its states?");
     const Tensor given = packed(grad), kept = packed(chunks);
     data.grad = Source<S>(given);
@@ -166,12 +167,11 @@ inline ScanGradients scan_backward(
     Tensor by_b = fresh(b, data.grad_b), by_c = fresh(c, data.grad_c);
     const int64_t each = (states + 2) * dim;
     // Four chunks of vectors, one of outputs, and the carried gradients; of the narrowest vectors there are the most.
-    const int64_t vectors = kScanChunk * (4 * states + 1) + states * (dim / 2 + data.all.groups + 1);
+    const int64_t vectors = data.all.longest_chunk() * (4 * states + 1) + states * (dim / 2 + data.all.groups + 1);
     std::vector<T> partial(batch * each, T(0));
-    for_blocks_with(batch, 1, [] { return ScanSpaces<T>(); }, [&](auto& spaces, int64_t, int64_t n, int64_t) {
-      Scratch<T> scratch(vectors);
+    for_blocks_with(batch, 1, [&] { return ScanSpaces<T>(vectors); }, [&](auto& spaces, int64_t, int64_t n, int64_t) {
       const ScanArgs<T> args = data.at(n, spaces);
-      active().of<T>().scan_backward(args, partial.data() + n * each, scratch.data(), 0, 1);
+      active().of<T>().scan_backward(args, partial.data() + n * each, spaces.scratch.data(), 0, 1);
       data.done(args, n);
     });
     const std::vector<T> sums = join_blocks_of(partial, each);

@@ -66,7 +66,7 @@ def test_scan(kernels: ctypes.CDLL, size: tuple[int, ...], full: bool):
     if not full:
         inputs[1] = inputs[1].abs() * 0.3
     out, last, grad = torch.empty(inner), torch.empty(batch, dim, states), noise(*inner, seed=20)
-    chunks = torch.empty(batch, -(-steps // scan.CHUNK), states, dim)
+    chunks = torch.empty(batch, -(-steps // scan.GPU_CHUNK), states, dim)
     grads = [None if x is None else torch.empty_like(x) for x in inputs]
     numbers = (ctypes.c_int64 * 6)(batch, steps, dim, states, groups, full)
     kernels.scan_float(pointers([*inputs, out, last, chunks, grad, *grads]), numbers)

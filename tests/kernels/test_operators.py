@@ -52,7 +52,7 @@ def calls(dtype: torch.dtype = torch.float32) -> list[tuple[Any, tuple[Any, ...]
     series = (x, inner, leaf(6, 4), side, made(2, 5, 1, 4, seed=11), leaf(6, seed=3), gate, leaf(6, seed=4), True)
     return [
         (scan._FORWARD, (*series, True)),
-        (scan._BACKWARD, (made(2, 5, 6, seed=7), leaf(2, 1, 4, 6, seed=12), *series)),
+        (scan._BACKWARD, (made(2, 5, 6, seed=7), leaf(2, 0, 4, 6, seed=12), *series)),
         (products._TIME_FORWARD, (x, made(4, 5), made(4))),
         (products._TIME_BACKWARD, (made(2, 4, 6), x, made(4, 5), 3)),
         (products._CONV_FORWARD, (x, made(4, 6, 3), made(4), 2, 4)),
