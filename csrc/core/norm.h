@@ -13,21 +13,39 @@ static inline __attribute__((always_inline)) void row_sums(int64_t dim, T* sums,
   for (int64_t r = 0; r < ROWS; ++r) sums[r] = lane_sum<T>(lanes[r]);
 }
 
-// The value before the norm, s = residual + before(x) · sigmoid(gate) · scale, of one row.
+// One row of everything that is added up before the norm; null where nothing is given.
 template <class T>
-static inline void branch_row(const NormArgs<T>& a, int64_t row, T* s) {
-  const T* x = a.x + row * a.x_stride;
-  const T* gate = a.gate ? a.gate + row * a.gate_stride : nullptr;
-  const T* residual = a.residual ? a.residual + row * a.residual_stride : nullptr;
-  const T* scale = a.scale ? a.scale + (a.first_row + row) / a.steps * a.dim : nullptr;
+struct BranchRow {
+  const T *x, *gate, *residual, *scale;
+
+  __attribute__((always_inline)) BranchRow(const NormArgs<T>& a, int64_t row)
+      : x(a.x + row * a.x_stride),
+        gate(a.gate ? a.gate + row * a.gate_stride : nullptr),
+        residual(a.residual ? a.residual + row * a.residual_stride : nullptr),
+        scale(a.scale ? a.scale + (a.first_row + row) / a.steps * a.dim : nullptr) {}
+};
+
+// Whether the norm is taken of x itself, which then needs no copy.
+template <class T>
+static inline bool bare(const NormArgs<T>& a) {
+  return a.before == kNone && !a.gate && !a.residual && !a.scale;
+}
+
+// The value before the norm, s = residual + before(x) · sigmoid(gate) · scale, of some rows.
+template <class T, int64_t ROWS>
+static void branch_rows(const NormArgs<T>& a, int64_t row, T* s) {
+  const int64_t dim = a.dim;
   with_activation(a.before, [&](auto kind) {
-    along<T>(a.dim, [&](int64_t i, auto where) {
-      Vec<T> v = activate<T>(decltype(kind)::value, get(x + i, where));
-      if (gate) v *= vsigmoid<T>(get(gate + i, where));
-      if (scale) v *= get(scale + i, where);
-      if (residual) v += get(residual + i, where);
-      put(s + i, v, where);
-    });
+    for (int64_t r = 0; r < ROWS; ++r) {
+      const BranchRow<T> from(a, row + r);
+      along<T>(dim, [&](int64_t i, auto where) {
+        Vec<T> v = activate<T>(decltype(kind)::value, get(from.x + i, where));
+        if (from.gate) v *= vsigmoid<T>(get(from.gate + i, where));
+        if (from.scale) v *= get(from.scale + i, where);
+        if (from.residual) v += get(from.residual + i, where);
+        put(s + r * dim + i, v, where);
+      });
+    }
   });
 }
 
@@ -37,15 +55,18 @@ static void norm_rows(const NormArgs<T>& a, int64_t row) {
   const T share = T(1) / static_cast<T>(dim);
   const T *weight = a.weight, *bias = a.bias;
   T* out = a.out + row * dim;
-  for (int64_t r = 0; r < ROWS; ++r) branch_row(a, row + r, out + r * dim);
+  const bool as_is = bare(a);
+  if (!as_is) branch_rows<T, ROWS>(a, row, out);
+  const T* s = as_is ? a.x + row * a.x_stride : out;
+  const int64_t stride = as_is ? a.x_stride : dim;
   T mean[ROWS] = {}, inverse[ROWS];
   if (a.centre) {
-    row_sums<T, ROWS>(dim, mean, [&](int64_t r, int64_t i, auto where) { return get(out + r * dim + i, where); });
+    row_sums<T, ROWS>(dim, mean, [&](int64_t r, int64_t i, auto where) { return get(s + r * stride + i, where); });
     for (int64_t r = 0; r < ROWS; ++r) mean[r] *= share;
   }
   // After the mean is known: the difference of squares would lose digits.
   row_sums<T, ROWS>(dim, inverse, [&](int64_t r, int64_t i, auto where) {
-    const Vec<T> off = inside<T>(get(out + r * dim + i, where) - mean[r], where);
+    const Vec<T> off = inside<T>(get(s + r * stride + i, where) - mean[r], where);
     return off * off;
   });
   for (int64_t r = 0; r < ROWS; ++r) inverse[r] = T(1) / root(inverse[r] * share + static_cast<T>(a.eps));
@@ -58,7 +79,7 @@ static void norm_rows(const NormArgs<T>& a, int64_t row) {
       const Vec<T> w = get(weight + i, where), b = bias ? get(bias + i, where) : Vec<T>{};
 #pragma GCC unroll 8
       for (int64_t r = 0; r < ROWS; ++r) {
-        const Vec<T> y = (get(out + r * dim + i, where) - mean[r]) * inverse[r] * w + b;
+        const Vec<T> y = (get(s + r * stride + i, where) - mean[r]) * inverse[r] * w + b;
         put(out + r * dim + i, activate<T>(decltype(kind)::value, y), where);
       }
     });
@@ -81,48 +102,55 @@ struct NormScratch {
       : normal(space), toward(space + size), values(space + 2 * size), slopes(space + 3 * size), opened(space + 4 * size) {}
 };
 
-// s of one row into m.normal, the factors of its gradient into the others.
-template <class T>
-static void branch_row_kept(const NormArgs<T>& a, int64_t row, int64_t at, const NormScratch<T>& m) {
-  const T* x = a.x + row * a.x_stride;
-  const T* gate = a.gate ? a.gate + row * a.gate_stride : nullptr;
-  const T* residual = a.residual ? a.residual + row * a.residual_stride : nullptr;
-  const T* scale = a.scale ? a.scale + (a.first_row + row) / a.steps * a.dim : nullptr;
+// s of some rows into m.normal, the factors of its gradient into the others.
+template <class T, int64_t ROWS>
+static void branch_rows_kept(const NormArgs<T>& a, int64_t row, const NormScratch<T>& m) {
+  const int64_t dim = a.dim;
   with_activation(a.before, [&](auto kind) {
-    along<T>(a.dim, [&](int64_t i, auto where) {
-      const Vec<T> v = get(x + i, where);
-      Vec<T> s = activate<T>(decltype(kind)::value, v);
-      if (decltype(kind)::value != kNone) put(m.slopes + at + i, activation_slope<T>(decltype(kind)::value, v), where);
-      if (gate) {  // kept, so that no exponential is computed twice
-        const Vec<T> open = vsigmoid<T>(get(gate + i, where));
-        put(m.values + at + i, s, where);
-        put(m.opened + at + i, open, where);
-        s *= open;
-      }
-      if (scale) s *= get(scale + i, where);
-      if (residual) s += get(residual + i, where);
-      put(m.normal + at + i, s, where);
-    });
+    for (int64_t r = 0; r < ROWS; ++r) {
+      const BranchRow<T> from(a, row + r);
+      along<T>(dim, [&](int64_t i, auto where) {
+        const int64_t at = r * dim + i;
+        const Vec<T> v = get(from.x + i, where);
+        Vec<T> s = activate<T>(decltype(kind)::value, v);
+        if (decltype(kind)::value != kNone) put(m.slopes + at, activation_slope<T>(decltype(kind)::value, v), where);
+        if (from.gate) {  // kept, so that no exponential is computed twice
+          const Vec<T> open = vsigmoid<T>(get(from.gate + i, where));
+          put(m.values + at, s, where);
+          put(m.opened + at, open, where);
+          s *= open;
+        }
+        if (from.scale) s *= get(from.scale + i, where);
+        if (from.residual) s += get(from.residual + i, where);
+        put(m.normal + at, s, where);
+      });
+    }
   });
 }
 
-// The gradient `g` of s of one row, taken on to x, gate and residual.
-template <class T>
-static void branch_row_backward(const NormArgs<T>& a, int64_t row, int64_t at, const NormScratch<T>& m) {
-  const T* scale = a.scale ? a.scale + (a.first_row + row) / a.steps * a.dim : nullptr;
-  along<T>(a.dim, [&](int64_t i, auto where) {
-    Vec<T> g = get(m.toward + at + i, where);
-    if (a.grad_residual) put(a.grad_residual + row * a.dim + i, g, where);
-    if (!a.grad_x && !a.grad_gate) return;
-    if (scale) g *= get(scale + i, where);
-    if (a.gate) {
-      const Vec<T> open = get(m.opened + at + i, where);
-      if (a.grad_gate) put(a.grad_gate + row * a.dim + i, g * get(m.values + at + i, where) * open * (T(1) - open), where);
-      g *= open;
-    }
-    if (!a.grad_x) return;
-    put(a.grad_x + row * a.dim + i, a.before == kNone ? g : g * get(m.slopes + at + i, where), where);
-  });
+// The gradient of s of some rows, m.toward, taken on to x, gate and residual.
+template <class T, int64_t ROWS>
+static void branch_rows_backward(const NormArgs<T>& a, int64_t row, const NormScratch<T>& m) {
+  const int64_t dim = a.dim;
+  const bool active = a.before != kNone;
+  for (int64_t r = 0; r < ROWS; ++r) {
+    const BranchRow<T> from(a, row + r);
+    T* to_residual = a.grad_residual ? a.grad_residual + (row + r) * dim : nullptr;
+    T* to_gate = a.grad_gate ? a.grad_gate + (row + r) * dim : nullptr;
+    T* to_x = a.grad_x ? a.grad_x + (row + r) * dim : nullptr;
+    along<T>(dim, [&](int64_t i, auto where) {
+      const int64_t at = r * dim + i;
+      Vec<T> g = get(m.toward + at, where);
+      if (to_residual) put(to_residual + i, g, where);
+      if (from.scale) g *= get(from.scale + i, where);
+      if (from.gate) {
+        const Vec<T> open = get(m.opened + at, where);
+        if (to_gate) put(to_gate + i, g * get(m.values + at, where) * open * (T(1) - open), where);
+        g *= open;
+      }
+      if (to_x) put(to_x + i, active ? g * get(m.slopes + at, where) : g, where);
+    });
+  }
 }
 
 template <class T, int64_t ROWS>
@@ -132,7 +160,10 @@ static void norm_rows_backward(const NormArgs<T>& a, int64_t row, T* sums, const
   const T *grad = a.grad + row * dim, *weight = a.weight, *bias = a.bias;
   const bool centre = a.centre;
   T *normal = m.normal, *toward = m.toward;
-  for (int64_t r = 0; r < ROWS; ++r) branch_row_kept(a, row + r, r * dim, m);
+  const bool as_is = bare(a);
+  if (!as_is) branch_rows_kept<T, ROWS>(a, row, m);
+  const T* s = as_is ? a.x + row * a.x_stride : normal;
+  const int64_t stride = as_is ? a.x_stride : dim;
   T mean[ROWS], inverse[ROWS], along_n[ROWS], along_one[ROWS] = {};
   for (int64_t r = 0; r < ROWS; ++r) {
     mean[r] = a.stats[2 * (row + r)];
@@ -144,7 +175,7 @@ static void norm_rows_backward(const NormArgs<T>& a, int64_t row, T* sums, const
       Vec<T> by_weight = get(sums + i, where), by_bias = get(sums + dim + i, where);
 #pragma GCC unroll 8
       for (int64_t r = 0; r < ROWS; ++r) {
-        const Vec<T> n = (get(normal + r * dim + i, where) - mean[r]) * inverse[r];
+        const Vec<T> n = (get(s + r * stride + i, where) - mean[r]) * inverse[r];
         Vec<T> g = get(grad + r * dim + i, where);
         if (decltype(kind)::value != kNone) g *= activation_slope<T>(decltype(kind)::value, n * w + b);
         by_weight += g * n;
@@ -161,14 +192,20 @@ static void norm_rows_backward(const NormArgs<T>& a, int64_t row, T* sums, const
   });
   if (centre)
     row_sums<T, ROWS>(dim, along_one, [&](int64_t r, int64_t i, auto where) { return get(toward + r * dim + i, where); });
+  T* to = as_is && a.grad_x ? a.grad_x + row * dim : toward;
   for (int64_t r = 0; r < ROWS; ++r) {
-    const T by_n = along_n[r] * share, by_one = along_one[r] * share;
-    along<T>(dim, [&](int64_t i, auto where) {
-      T* at = toward + r * dim + i;
-      put(at, (get(at, where) - by_one - get(normal + r * dim + i, where) * by_n) * inverse[r], where);
-    });
-    branch_row_backward(a, row + r, r * dim, m);
+    along_n[r] *= share;
+    along_one[r] *= share;
   }
+  along<T>(dim, [&](int64_t i, auto where) {
+#pragma GCC unroll 8
+    for (int64_t r = 0; r < ROWS; ++r) {
+      const int64_t at = r * dim + i;
+      const Vec<T> g = get(toward + at, where) - along_one[r] - get(normal + at, where) * along_n[r];
+      put(to + at, g * inverse[r], where);
+    }
+  });
+  if (!as_is) branch_rows_backward<T, ROWS>(a, row, m);
 }
 
 // Adds to `sums`, [2, dim]: the gradients of weight and bias. `scratch` holds 5 · kNormRows rows.
