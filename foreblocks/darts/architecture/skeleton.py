@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,8 @@ from .future import FutureEffect
 from .sequence import build_sequence
 from .spec import Macro
 from .stem import Head, SeriesNorm, Stem
+
+EVAL_TOKENS = 1 << 14  # in a forward pass without gradients: changes memory and speed only
 
 
 class Skeleton(nn.Module):
@@ -82,3 +84,22 @@ class Skeleton(nn.Module):
         if len(shape) != 3 or shape[0] != len(x) or shape[1] < m.horizon or shape[2] != m.future_dim:
             raise DataError(f"x_future has shape {shape} for B={len(x)}; {takes}.")
         return x_future[:, : m.horizon]
+
+
+def forward_in_parts(model: nn.Module) -> Callable[..., Tensor]:
+    """Return ``model`` as a function that splits a large batch, so that the memory of an evaluation stays bounded.
+
+    For passes in eval mode and without gradients, where the forecast of a window does not depend on its batch. A batch
+    of 256 windows is 600,000 tokens where each of 7 channels is a series of 336 steps, and a mixture keeps several
+    tensors of that size.
+    """
+    costs = [part.macro.tokens_per_window for part in model.modules() if isinstance(part, Skeleton)]
+    windows = max(1, EVAL_TOKENS // max(costs)) if costs else None
+
+    def forward(*inputs: Tensor) -> Tensor:
+        if windows is None or len(inputs[0]) <= windows:
+            return model(*inputs)
+        parts = zip(*(x.split(windows) for x in inputs), strict=True)
+        return torch.cat([model(*part) for part in parts])
+
+    return forward

@@ -115,6 +115,11 @@ class Macro:
         # The last patch ends at the last step; the front is padded by repetition where the stride does not fit.
         return -(-(self.seq_length - self.patch_len) // self.stride) + 1
 
+    @property
+    def tokens_per_window(self) -> int:
+        """Tokens of a window over all the series that the cells treat apart."""
+        return self.num_tokens * (self.output_dim if self.channel_mode == "independent" else 1)
+
 
 @dataclass(frozen=True)
 class OpSpec:

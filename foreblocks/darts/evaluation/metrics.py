@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from .._core.errors import DataError
+from ..architecture.skeleton import forward_in_parts
 from ._batches import check_finite, check_forecast, eval_mode, unpack_batch
 
 METRICS = ("mse", "rmse", "mae", "mape", "r2_score")
@@ -172,12 +173,13 @@ def _forecasts(
     autocast_ctx: Callable[[], AbstractContextManager[Any]] | None,
 ) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
     first = 0
+    forward = forward_in_parts(model)
     with eval_mode([model]):
         for number, batch in enumerate(loader):
             windows = unpack_batch(batch, device)
             check_finite(windows, batch=number, first=first, role="evaluation")
             with torch.no_grad(), nullcontext() if autocast_ctx is None else autocast_ctx():
-                pred = model(*windows.inputs)
+                pred = forward(*windows.inputs)
             check_forecast("the model", pred, windows.y)
             yield pred, windows.y
             first += len(windows)

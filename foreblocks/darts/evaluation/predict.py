@@ -13,6 +13,7 @@ from .._core.device import resolve_device
 from .._core.errors import DataError, InvalidArgument, check_int
 from .._core.logging import get_logger
 from .._core.types import WindowSource
+from ..architecture.skeleton import forward_in_parts
 from ..data.batches import EVAL_BATCH, iter_batches
 from ..data.sources import read_batch
 from ._batches import check_forecast, eval_mode
@@ -52,12 +53,13 @@ def iterate_forecasts(
         raise InvalidArgument("models is empty; give at least one.")
     if len(source) == 0:
         raise DataError(f"{role} data: the source holds no window.")
+    forwards = {name: forward_in_parts(model) for name, model in models.items()}
     with eval_mode(models.values()):
         for number, indices in enumerate(iter_batches(len(source), batch_size)):
             batch = read_batch(source, indices, role=role, batch=number).to(target_device)
             # Left before the yield, so that the consumer keeps its own gradient mode.
             with torch.no_grad():
-                forecasts = {name: model(*batch.inputs) for name, model in models.items()}
+                forecasts = {name: forward(*batch.inputs) for name, forward in forwards.items()}
             for name, forecast in forecasts.items():
                 check_forecast(f"model {name!r}", forecast, batch.y)
             yield forecasts, batch.y

@@ -113,8 +113,7 @@ class CandidateConfig:
 
         A network that treats each of C channels as a series of its own sees C times as many tokens in a window.
         """
-        series = self.macro.output_dim if self.macro.channel_mode == "independent" else 1
-        affordable = max(MIN_SEARCH_BATCH, SEARCH_TOKENS // (series * self.macro.num_tokens))
+        affordable = max(MIN_SEARCH_BATCH, SEARCH_TOKENS // self.macro.tokens_per_window)
         return min(batch_size, affordable)
 
     def to_dict(self) -> dict[str, Any]:

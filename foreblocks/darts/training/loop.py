@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .._core.errors import DivergedError
 from .._core.logging import get_logger, log_once
 from .._core.types import WindowSource
+from ..architecture.skeleton import forward_in_parts
 from ..data.batches import EVAL_BATCH
 from ..data.sources import iter_batches, read_batch
 
@@ -80,13 +81,14 @@ def mean_loss(
     """
     training = model.training
     model.eval()
+    forward = forward_in_parts(model)
     total = torch.zeros((), dtype=torch.float64)
     count = 0
     try:
         with torch.no_grad(), autocast(limits):
             for number, indices in enumerate(batches):
                 batch = read_batch(source, indices, role=role, batch=number).to(limits.device)
-                loss = loss_fn(model(*batch.inputs), batch.y)
+                loss = loss_fn(forward(*batch.inputs), batch.y)
                 total += loss.double().cpu() * len(indices)
                 count += len(indices)
     finally:
