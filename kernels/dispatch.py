@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.utils._device import DeviceContext
 
-from .._core.errors import DartsError, check_choice
+from .._core.errors import DartsError, InvalidArgument, check_choice
 from .._core.logging import get_logger, log_once
 
 VARIABLE = "FOREBLOCKS_DARTS_KERNELS"
@@ -148,6 +148,8 @@ class Operation:
                     self._compiled.setdefault((device, dtype), each.run)
 
     def _choose(self, key: tuple[str, torch.dtype, bool], tensors: tuple[Tensor, ...]) -> Callable[..., Any]:
+        if not (key[1].is_floating_point or key[1].is_complex):
+            raise InvalidArgument(f"{self.name} got tensors of {key[1]}; it needs floating-point numbers.")
         wish, reasons = forced(), self.reasons(*tensors)
         kind = f"{self.name} on {key[0]} {str(key[1]).removeprefix('torch.')}"
         if wish != "auto":

@@ -51,7 +51,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     check_shape("x", x, (None, None, None), "[N, T, I]")
     check_shape("weight", weight, (None, x.shape[2]), "[O, I]")
-    check_like("weight", weight, x)
+    _check_types(x, weight, bias)
     return _LINEAR.pick(x, weight)(x, weight, bias)
 
 
@@ -95,12 +95,16 @@ def conv1d(
 
 
 def _check_sides(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    _check_types(x, weight, bias)
+    if x.shape[1] == 0:
+        raise InvalidArgument("x has no step: T must be at least 1.")
+
+
+def _check_types(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     check_like("weight", weight, x)
     if bias is not None:
         check_shape("bias", bias, (weight.shape[0],), "[O]")
         check_like("bias", bias, x)
-    if x.shape[1] == 0:
-        raise InvalidArgument("x has no step: T must be at least 1.")
 
 
 def _conv_reference(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, left: int) -> Tensor:

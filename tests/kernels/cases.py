@@ -83,7 +83,8 @@ def norm_cases() -> list[Case]:
             lambda x, w, b: ACTIVATIONS[after](naive_norm(x, w, b, kind == "layer", 1e-6)),
             # One feature minus its mean is nothing: LayerNorm would only magnify rounding.
             [[(3, d), (d,), (d,)] for d in (5, 32)]
-            + [[(2, 7, d), (d,), (d,)] for d in (3 if kind == "layer" else 1, 15, 17, 129)],
+            + [[(2, 7, d), (d,), (d,)] for d in (3 if kind == "layer" else 1, 15, 17, 129)]
+            + [[(7, 1, 4), (4,), (4,)]],
         )
 
     def full(before: str) -> Case:
@@ -120,7 +121,7 @@ def naive_depthwise(x: Tensor, w: Tensor, b: Tensor | None, dilation: int, causa
 
 def depthwise_cases() -> list[Case]:
     def case(width: int, dilation: int, causal: bool, activation: str) -> Case:
-        sizes = [(2, 4, 3), (1, 1, 32), (3, 9, 17), (2, 33, 15), (4, 20, 1)]
+        sizes = [(2, 4, 3), (1, 1, 32), (3, 9, 17), (2, 33, 15), (7, 20, 1)]
         return Case(
             f"depthwise-{width}-{dilation}-{'causal' if causal else 'centred'}-{activation}",
             lambda x, w, b: kernels.depthwise_conv1d(x, w, b, dilation=dilation, causal=causal, activation=activation),
@@ -139,6 +140,8 @@ def depthwise_cases() -> list[Case]:
 
 
 def block_cases() -> list[Case]:
+    sizes = [(2, 4, 3), (1, 1, 32), (3, 9, 17), (2, 33, 15)]
+
     def case(width: int, causal: bool, kind: str, before: str, after: str) -> Case:
         return Case(
             f"depthwise_norm-{width}-{kind}-{before}-{after}",
@@ -148,7 +151,7 @@ def block_cases() -> list[Case]:
             lambda x, w, s, b, o: ACTIVATIONS[after](
                 naive_norm(ACTIVATIONS[before](naive_depthwise(x, w, b, 1, causal)), s, o, kind == "layer", 1e-6)
             ),
-            [[(n, t, d), (d, width), (d,), (d,), (d,)] for n, t, d in ((2, 4, 3), (1, 1, 32), (3, 9, 17), (2, 33, 15))],
+            [[(n, t, d), (d, width), (d,), (d,), (d,)] for n, t, d in (*sizes, (7, 6, 1 if kind == "rms" else 5))],
         )
 
     return [case(3, True, "rms", "none", "gelu"), case(9, False, "layer", "gelu", "none")]
@@ -161,7 +164,7 @@ def naive_average(x: Tensor, kernel: int) -> Tensor:
 
 
 def average_cases() -> list[Case]:
-    sizes = [[(2, 5, 2)], [(1, 1, 17)], [(3, 7, 32)], [(2, 61, 15)], [(2, 96, 33)]]
+    sizes = [[(2, 5, 2)], [(1, 1, 17)], [(3, 7, 32)], [(2, 61, 15)], [(2, 96, 33)], [(7, 6, 1)]]
     return [
         Case(f"average-{k}", lambda x, k=k: kernels.moving_average(x, k), lambda x, k=k: naive_average(x, k), sizes)
         for k in (2, 3, 25, 70)
@@ -200,7 +203,7 @@ def naive_merge(low: Tensor, high: Tensor, filters: list[list[float]], length: i
 
 
 def wavelet_cases() -> list[Case]:
-    sizes = [(2, 5, 2), (1, 1, 17), (3, 7, 32), (2, 61, 15), (7, 6, 33)]
+    sizes = [(2, 5, 2), (1, 1, 17), (3, 7, 32), (2, 61, 15), (7, 6, 1)]
 
     def split(name: str, filters: list[list[float]]) -> Case:
         return Case(
@@ -220,7 +223,7 @@ def wavelet_cases() -> list[Case]:
             f"wavelet_merge-{name}-{odd}",
             lambda a, b: kernels.wavelet_merge(a, b, torch.tensor(filters, dtype=a.dtype), length(a)),
             lambda a, b: naive_merge(a, b, filters, length(a)),
-            [[(n, t + width, d)] * 2 for n, t, d in sizes],
+            [[(n, t // 2 + width // 2, d)] * 2 for n, t, d in sizes],
             samples=(0, 1),
         )
 
@@ -258,6 +261,7 @@ def scan_cases() -> list[Case]:
         (2, 99, 32, 16, 1),
         (1, 192, 1, 1, 1),
         (2, 40, 34, 3, 2),
+        (7, 5, 1, 2, 1),
     ]
     full = Case(
         "scan-full",
@@ -292,7 +296,7 @@ def scan_cases() -> list[Case]:
 
 
 def conv_cases() -> list[Case]:
-    sizes = [(2, 4, 3), (2, 1, 5), (3, 9, 17), (2, 33, 15)]
+    sizes = [(2, 4, 3), (1, 1, 5), (3, 9, 17), (2, 33, 15), (7, 6, 1)]
 
     def naive(x: Tensor, w: Tensor, b: Tensor, s: Tensor) -> tuple[Tensor, Tensor]:
         whole = torch.cat([s, x], dim=1)
@@ -313,7 +317,7 @@ def conv_cases() -> list[Case]:
 
 
 def product_cases() -> list[Case]:
-    sizes = [(2, 4, 3, 2), (1, 1, 32, 15), (3, 9, 17, 33), (2, 37, 15, 7), (2, 40, 64, 32)]
+    sizes = [(2, 4, 3, 2), (1, 1, 32, 15), (3, 9, 17, 33), (2, 37, 15, 7), (2, 40, 64, 32), (7, 6, 1, 1)]
 
     def dense(x: Tensor, w: Tensor, b: Tensor, dilation: int, causal: bool) -> Tensor:
         steps, reach = x.shape[1], (w.shape[2] - 1) * dilation
@@ -351,7 +355,27 @@ def product_cases() -> list[Case]:
     ]
 
 
+def mixture_cases() -> list[Case]:
+    sizes = [(2, 3, 2), (1, 1, 17), (3, 9, 15), (2, 33, 32), (7, 6, 1)]
+
+    def case(count: int, normalize: bool) -> Case:
+        def naive(w: Tensor, *xs: Tensor) -> Tensor:
+            return sum(v * x for v, x in zip(w, xs, strict=True)) / (w.sum() if normalize else 1)
+
+        return Case(
+            f"mixed_sum-{count}-{normalize}",
+            lambda w, *xs: kernels.mixed_sum(xs, w, normalize=normalize),
+            naive,
+            [[(count,), *[size] * count] for size in sizes],
+            positive=(0,),
+            samples=tuple(range(1, count + 1)),
+        )
+
+    return [case(1, False), case(3, True), case(10, False)]
+
+
 CASES = [
+    *mixture_cases(),
     *norm_cases(),
     *depthwise_cases(),
     *block_cases(),

@@ -1,15 +1,13 @@
-"""What torch asks of an operator, for every one that is registered: opcheck, compile, export."""
+"""What torch asks of an operator, for every one that is registered."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from foreblocks.darts import kernels
 from foreblocks.darts.kernels import (
     averages,
     depthwise,
@@ -23,8 +21,7 @@ from foreblocks.darts.kernels import (
 )
 from foreblocks.darts.kernels._library import LIBRARY
 
-from .cases import DB2
-from .tools import close, gradients, needs_native, noise
+from .tools import needs_native, noise
 
 pytestmark = pytest.mark.kernels
 
@@ -101,39 +98,3 @@ HALF = [
 @pytest.mark.parametrize(("operator", "arguments"), HALF)
 def test_opcheck_in_half_precision(operator: Any, arguments: tuple[Any, ...]):
     torch.library.opcheck(operator, arguments, test_utils=("test_schema", "test_faketensor"))
-
-
-BLOCKS: dict[str, tuple[Callable[..., Tensor], list[Tensor]]] = {
-    "norm_act": (
-        lambda x, w, r: kernels.norm_act(x, w, residual=r, before="gelu"),
-        [leaf(2, 5, 6), leaf(6, seed=2), leaf(2, 5, 6, seed=3)],
-    ),
-    "depthwise": (lambda x, w: kernels.depthwise_conv1d(x, w, activation="silu"), [leaf(2, 5, 6), leaf(6, 3, seed=2)]),
-    "scan": (
-        lambda u, dt, a, b: kernels.selective_scan_steps(u, dt, -a.exp(), b, b, delta_softplus=True),
-        [leaf(2, 5, 6), leaf(2, 5, 6, seed=2), leaf(6, 4, seed=3), leaf(2, 5, 4, seed=4)],
-    ),
-    "wavelet": (
-        lambda x: kernels.wavelet_merge(*kernels.wavelet_split(x, torch.tensor(DB2)), torch.tensor(DB2), 5),
-        [leaf(2, 5, 6)],
-    ),
-    "average": (lambda x: kernels.moving_average(x, 3), [leaf(2, 5, 6)]),
-}
-
-
-@pytest.mark.parametrize("name", BLOCKS)
-def test_compiles_whole_and_exports_without_our_operators(name: str):
-    function, tensors = BLOCKS[name]
-
-    class Block(torch.nn.Module):
-        def forward(self, *inputs: Tensor) -> Tensor:
-            return function(*inputs)
-
-    expected = function(*tensors)
-    compiled = torch.compile(Block(), fullgraph=True, backend="aot_eager")
-    out = compiled(*tensors)
-    close(out, expected)
-    close(gradients(out, tensors), gradients(expected, tensors))
-    program = torch.export.export(Block(), tuple(tensors))
-    assert not any("foreblocks" in str(node.target) for node in program.graph.nodes)
-    close(program.module()(*tensors), expected)
