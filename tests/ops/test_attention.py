@@ -122,6 +122,19 @@ def test_rotary_position_makes_order_matter(variant: str) -> None:
         torch.testing.assert_close(unordered(x)[:, order], unordered(x[:, order]))
 
 
+@pytest.mark.parametrize("features", [2, 6, 7])
+def test_rotation_is_a_complex_product(features: int) -> None:
+    x = _tokens(2, 3, 5, features).requires_grad_()
+    half = features // 2
+    angle = torch.arange(5.0, dtype=x.dtype)[:, None] * 10000.0 ** (-torch.arange(half, dtype=x.dtype) / half)
+    pairs = torch.complex(x[..., :half], x[..., half : 2 * half]) * torch.polar(torch.ones_like(angle), angle)
+    expected = torch.cat([pairs.real, pairs.imag, x[..., 2 * half :]], dim=-1)
+    torch.testing.assert_close(rotate(x), expected)
+    cotangent = _tokens(2, 3, 5, features, seed=2)
+    by_rotate, by_product = (torch.autograd.grad(y, x, cotangent)[0] for y in (rotate(x), expected))
+    torch.testing.assert_close(by_rotate, by_product)
+
+
 def test_rotated_products_depend_on_the_distance_only() -> None:
     q, k = (_tokens(1, 1, 1, 6, seed=s).expand(-1, -1, 12, -1) for s in (1, 2))
     scores = (rotate(q) @ rotate(k).transpose(-1, -2))[0, 0]

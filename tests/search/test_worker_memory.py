@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from foreblocks.darts import cli
 from foreblocks.darts._core.memory import keep_freed_memory
 from foreblocks.darts.search.executor import ProcessExecutor, SerialExecutor
 
@@ -17,6 +18,7 @@ pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only 
 # Frees and takes 160 MB in blocks of 8 MB, like the activations of a step, and prints the page faults of the last ten.
 STEPS = """
 import resource, sys
+from foreblocks.darts import cli
 from foreblocks.darts._core.memory import keep_freed_memory
 print(keep_freed_memory() if sys.argv[1] == "keep" else None)
 for number in range(12):
@@ -57,3 +59,10 @@ def test_only_worker_processes_are_tuned() -> None:
     keep_freed_memory.cache_clear()
     assert SerialExecutor().map(_kept, [0], lambda *_: None) == [False]
     assert ProcessExecutor(2).map(_kept, [0, 1], lambda *_: None) == [True, True]
+
+
+def test_the_command_line_tunes_its_own_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[bool] = []
+    monkeypatch.setattr(cli, "keep_freed_memory", lambda: calls.append(True))
+    assert cli.main(["search", "--data", "no such file.csv"]) == 2
+    assert calls == [True]

@@ -10,6 +10,7 @@ import time
 from collections.abc import Sequence
 
 from .._core.errors import DartsError
+from .._core.memory import keep_freed_memory
 from ..config import PERTURBATIONS, RELAXATIONS, SEARCH_BASELINES
 from .arguments import ArgumentFile, add_resume, run_folder, stored_arguments
 from .predict import add_predict
@@ -110,6 +111,7 @@ def _search(a: argparse.Namespace, *, resume: bool = False) -> int:
     from .interrupt import Interrupts
     from .progress import SearchProgress
 
+    keep_freed_memory()
     frame, period = read_frame(a)
     prepared = prepare(
         frame, lookback=a.lookback, horizon=a.horizon, targets=a.targets, future_columns=a.future_columns or ()

@@ -57,8 +57,10 @@ def rotate(x: Tensor) -> Tensor:
     rate = torch.pow(ROPE_BASE, -torch.arange(half, dtype=x.dtype, device=x.device) / half)
     angle = torch.arange(x.shape[2], dtype=x.dtype, device=x.device).unsqueeze(-1) * rate  # [T, E // 2]
     cos, sin = angle.cos(), angle.sin()
-    first, second = x[..., :half], x[..., half : 2 * half]
-    return torch.cat([first * cos - second * sin, second * cos + first * sin, x[..., 2 * half :]], dim=-1)
+    pairs = x[..., : 2 * half]
+    # Rolling by a half swaps the halves in one copy; slices would each fill a gradient of the full size.
+    turned = torch.addcmul(pairs * torch.cat([cos, cos], -1), pairs.roll(half, -1), torch.cat([-sin, sin], -1))
+    return turned if x.shape[-1] == 2 * half else torch.cat([turned, x[..., 2 * half :]], dim=-1)
 
 
 def local_window(length: int) -> int:
