@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -272,20 +273,31 @@ def compiling(rounds: int) -> list[str]:
     return [f"compiled edge (eager / compiled): {ratio}, after {seconds:.0f} s of compiling"]
 
 
+def usual(calls: Sequence[Call], rounds: int) -> float:
+    """Return the median ms of one call of each in turn: a lucky heap has no page faults, the usual one has."""
+    times = []
+    for _ in range(rounds + 2):
+        start = time.thread_time()
+        for call in calls:
+            call()
+        times.append(1e3 * (time.thread_time() - start))
+    return statistics.median(times[2:])
+
+
 def allocating(rounds: int) -> list[str]:
-    """Return default over kept memory for a step, each in a process of its own, taking turns."""
-    rows = ["memory kept between steps (default malloc / kept):"]
+    """Return default over kept memory for a weight and an alpha step, each in a process of its own, taking turns."""
+    rows = ["memory kept between steps, weight and alpha step in turn, medians (default malloc / kept):"]
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("MALLOC_", "GLIBC_"))}
     for relaxation in ("softmax", "gdas"):
-        best = {"--default-malloc": float("inf"), "--kept": float("inf")}
-        for _ in range(3):
-            for how in best:
+        found: dict[str, list[float]] = {"--default-malloc": [], "--kept": []}
+        for _ in range(5):
+            for how, medians in found.items():
                 command = [sys.executable, __file__, "--step", relaxation, "--rounds", str(rounds)]
                 command += [how] if how == "--default-malloc" else []
                 done = subprocess.run(command, env=clean, capture_output=True, text=True, check=True)
-                best[how] = min(best[how], float(done.stdout))
-        ratio = best["--default-malloc"] / best["--kept"]
-        rows.append(f"  {relaxation}: {best['--default-malloc']:.1f} / {best['--kept']:.1f} = {ratio:.2f}")
+                medians.append(float(done.stdout))
+        default, kept = map(statistics.median, found.values())
+        rows.append(f"  {relaxation}: {default:.1f} / {kept:.1f} = {default / kept:.2f}")
     return rows
 
 
@@ -295,13 +307,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--default-malloc", action="store_true", help="leave glibc's allocator as it is")
     parser.add_argument("--trials", action="store_true", help="also time what is not in use")
-    parser.add_argument("--step", help=argparse.SUPPRESS)  # softmax or gdas: print the ms of that step and nothing else
+    parser.add_argument("--step", help=argparse.SUPPRESS)  # softmax or gdas: print the ms of its steps only
     a = parser.parse_args()
     torch.set_num_threads(1)
     if not a.default_malloc:
         keep_freed_memory()
     if a.step:
-        print(race({"step": searched("encoder_only", a.step)[0]}, a.rounds)["step"])
+        print(usual(searched("encoder_only", a.step), a.rounds))
         return
     tables: list[Callable[[int], list[str]]] = [steps_table, parts_table]
     if a.trials:
