@@ -75,6 +75,24 @@ def test_show_prints_data_ops_scores_times_and_size(searched: tuple, capsys: pyt
         assert re.search(rf"{phase} +{seconds:.1f}", shown)
 
 
+def test_a_run_has_a_page_that_can_be_made_again(searched: tuple, tmp_path: Path) -> None:
+    _, run, _ = searched
+    page = (run / "report.html").read_text(encoding="utf-8")
+    result = json.loads((run / "result.json").read_text())
+    assert "Forecasting x" in page
+    for metrics in (*result["baselines"].values(), result["network"], result["blend"]):
+        assert f"{metrics['mse']:.4f}" in page
+    assert main(["show", str(run), "--html", str(tmp_path / "again.html")]) == 0
+    assert (tmp_path / "again.html").read_text(encoding="utf-8") == page
+
+
+def test_an_unfinished_run_has_no_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "candidates.json").write_text("[{}]")
+    assert main(["show", str(tmp_path), "--html", str(tmp_path / "page.html")]) == 2
+    assert "did not finish, so it has no page" in capsys.readouterr().err
+    assert not (tmp_path / "page.html").exists()
+
+
 def test_show_says_what_an_unfinished_run_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "candidates.json").write_text("[{}, {}]")
     assert main(["show", str(tmp_path)]) == 0

@@ -142,7 +142,7 @@ def test_a_finished_search_leaves_nothing_partial(tmp_path: Path) -> None:
     assert t.partial_search is None
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {
-        "candidates.json", "rungs.json", "result.json", "events.jsonl", "model",
+        "candidates.json", "rungs.json", "result.json", "report.html", "events.jsonl", "model",
         "search.sqlite", "search.lock", "states",
     }  # fmt: skip
 

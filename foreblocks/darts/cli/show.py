@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,12 @@ def add_show(commands: Any) -> None:
         "size and the wall time of each phase of a run.",
     )  # fmt: skip
     parser.add_argument("run_folder", metavar="RUN", help="folder of a run")
+    parser.add_argument("--html", help="write the page of the run to this file, too (a search leaves report.html)")
     parser.set_defaults(run=_show)
 
 
 def _show(a: argparse.Namespace) -> int:
+    from ..search.run_page import write_page
     from ..search.saved_run import SavedRun
 
     run = SavedRun(Path(a.run_folder))
@@ -30,18 +31,20 @@ def _show(a: argparse.Namespace) -> int:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"run {str(run.path)!r}: its files are not what a search writes ({error!r}).") from error
     print(text)
+    if a.html is not None:
+        print(f"page:    {write_page(run.path, Path(a.html))}")
     return 0
 
 
 def _sections(run: Any) -> list[str]:
     from ..evaluation.report import format_result_table, format_table
+    from ..search.run_page import run_facts
 
-    head = [f"run:     {run.path}", *_data_lines(run)]
+    head = "\n".join(f"{f'{name}:':<9}{text}" for name, text in run_facts(run).items())
     result = run.result
     if result is None:
-        return ["\n".join(head), _unfinished(run)]
-    head += _search_lines(result)
-    sections = ["\n".join(head), format_result_table(result)]
+        return [head, _unfinished(run)]
+    sections = [head, format_result_table(result)]
     finalists = result.get("finalists") or []
     if finalists:
         rows = [[f["name"], f["candidate_id"], f["val_loss"], f["test"]["mse"], f["weight"]] for f in finalists]
@@ -51,32 +54,6 @@ def _sections(run: Any) -> list[str]:
     if failed:
         sections.append("\n".join(["failed:", *(f"  candidate {key}: {reason}" for key, reason in failed.items())]))
     return sections
-
-
-def _data_lines(run: Any) -> list[str]:
-    """Return what the data were; a run that did not save it says so."""
-    try:
-        recipe = run.recipe
-    except DataError as error:
-        return [f"data:    unknown ({error})"]
-    names = ", ".join(recipe.channels[:8]) + (", …" if len(recipe.channels) > 8 else "")
-    return [
-        f"data:    {recipe.series}, {len(recipe.channels)} channels ({names}), step {recipe.step}",
-        f"windows: {recipe.lookback} rows in, {recipe.horizon} out",
-        *([] if recipe.targets is None else [f"targets: {', '.join(recipe.targets)}"]),
-        *([f"known:   {', '.join(recipe.future)} (ahead)"] if recipe.future else []),
-    ]
-
-
-def _search_lines(result: Mapping[str, Any]) -> list[str]:
-    config = result.get("search_config") or {}
-    if not config:
-        return []
-    retrained = len(result.get("finalists") or [])
-    return [
-        f"search:  {config['num_candidates']} candidates, {config['top_k']} searched for {config['search_epochs']} "
-        f"epochs, {retrained} retrained; seed {config['seed']}"
-    ]
 
 
 def _unfinished(run: Any) -> str:

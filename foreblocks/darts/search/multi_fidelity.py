@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from .._core.errors import SearchFailed
+from .._core.errors import DataError, SearchFailed
 from .._core.logging import get_logger
 from .._core.types import WindowSource
 from ..training.events import Event, emit
@@ -26,6 +26,7 @@ from .progress import Progress
 from .results import assemble
 from .rivals.beside import search_rival
 from .run_folder import EventFile, RunFolder
+from .run_page import write_page
 from .scoring import candidate_diversity_bonus, order_by_rank, rescore_candidates_poolwise
 from .settings import SearchSettings, candidate_seed
 from .statistics import SearchStatistics
@@ -115,6 +116,7 @@ def _run(
     result = assemble(progress, settings)
     if folder is not None:
         folder.write_summary(result)
+        _write_page(folder)
     if statistics is not None:
         result |= {"stats": statistics.write(progress, result, settings), "stats_dir": str(statistics.folder)}
     return result
@@ -176,6 +178,14 @@ def _record(index: int, candidate: CandidateConfig, result: dict[str, Any], sett
         "phase1_dt": result["phase1_dt"],
         **candidate.to_dict(),
     }
+
+
+def _write_page(folder: RunFolder) -> None:
+    """Write the page of a run. It is made from what is saved, so without it only the page is missing."""
+    try:
+        write_page(folder.path)
+    except (DataError, OSError) as error:
+        logger.warning("the page of the run was not written: %s", error)
 
 
 @contextmanager

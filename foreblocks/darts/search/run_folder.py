@@ -18,7 +18,8 @@ from ..training.events import Event
 
 class RunFolder:
     """``run_dir``: ``candidates.json``, ``rungs.json``, ``failures.json`` if any candidate failed, ``result.json``,
-    ``events.jsonl``, ``model/``, and what a resumed search reads: ``search.sqlite`` and ``states/`` (``search.store``).
+    ``report.html``, ``events.jsonl``, ``model/``, and what a resumed search reads: ``search.sqlite`` and ``states/``
+    (``search.store``).
     """
 
     def __init__(self, path: Path) -> None:
