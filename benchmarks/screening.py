@@ -20,7 +20,8 @@ import torch
 
 from foreblocks.darts import DARTSSearchSpaceConfig, DARTSTrainer, TimeSeriesDARTS
 from foreblocks.darts._core.types import Batch
-from foreblocks.darts.config import DEFAULT_ARCH_MODES, DEFAULT_OPS
+from foreblocks.darts.architecture.spec import ARCH_MODES
+from foreblocks.darts.config import DEFAULT_OPS
 from foreblocks.darts.search.candidates import SearchSpace, make_candidates
 from foreblocks.darts.search.executor import Failure, make_executor
 from foreblocks.darts.search.proxies.evaluate import evaluate_proxies, resolve_proxies
@@ -74,7 +75,7 @@ def cost() -> None:
     """Print the table of costs."""
     torch.set_num_threads(1)
     print(f"{'':24} {'pass ms':>8} {'all / pass':>10} {'one by one / pass':>18} {'ablation / plain':>17}")
-    for mode in DEFAULT_ARCH_MODES:
+    for mode in ARCH_MODES:
         for hidden in (32, 64):
             model, x, y = example(mode, hidden)
             times = race(
