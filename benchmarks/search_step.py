@@ -5,7 +5,7 @@
 A candidate of 2 cells with 4 nodes and the ops Identity, TimeConv, TCN, DLinear, Fourier; batch 32, lookback 96, 7
 channels, width 32. A step is forward, backward, clipping and optimizer. All figures are the least CPU time of one
 thread, in ms, over interleaved rounds; memory is kept as in a worker process (``_core.memory``), unless
-``--default-malloc`` is given. ``stated`` are the seconds of the package that this one replaces, on the same shapes.
+``--default-malloc`` is given. ``stated`` are the times of the package that this one replaces, on the same shapes.
 
 ``--trials`` times ways to save work that are not, or not always, in use: a ratio above 1 means that the way wins.
 """

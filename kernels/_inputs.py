@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -15,7 +16,8 @@ from .dispatch import autocasting
 NATIVE_DTYPES = (torch.float32, torch.float64)
 HALF = (torch.bfloat16, torch.float16)
 # The order is that of csrc/core/args.h.
-ACTIVATIONS = ("none", "relu", "gelu", "silu")
+Activation = Literal["none", "relu", "gelu", "silu"]
+ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
 
 
 def native_supports(operator: str, *, half: bool = False) -> Callable[..., str | None]:
@@ -52,12 +54,32 @@ def check_shape(name: str, x: Tensor, shape: tuple[int | None, ...], letters: st
         raise InvalidArgument(f"{name} has shape {tuple(x.shape)}; it must be {letters} = ({wanted}).")
 
 
+def check_series(name: str, x: Tensor, letters: str) -> None:
+    """Raise unless ``x`` has three dimensions, such as ``"[N, T, D]"``, and a step at least in the second."""
+    check_shape(name, x, (None, None, None), letters)
+    if x.shape[1] == 0:
+        raise InvalidArgument(f"{name} has no step: {letters.split(', ')[1]} must be at least 1.")
+
+
+def check_taps(weight: Tensor) -> None:
+    """Raise unless ``weight``, ``[..., W]``, has a tap at least."""
+    if weight.shape[-1] == 0:
+        raise InvalidArgument(f"weight has shape {tuple(weight.shape)} and so no tap: W must be at least 1.")
+
+
 def check_like(name: str, x: Tensor, like: Tensor) -> None:
     """Raise unless ``x`` has the dtype (but for autocast) and the device of ``like``."""
     if x.dtype == like.dtype and x.device == like.device:
         return
-    if x.device != like.device or not autocasting():
-        raise InvalidArgument(f"{name} is {x.dtype} on {x.device}, but the input is {like.dtype} on {like.device}.")
+    check_device(name, x, like)
+    if not autocasting():
+        raise InvalidArgument(f"{name} is {x.dtype}, but the input is {like.dtype}.")
+
+
+def check_device(name: str, x: Tensor, like: Tensor) -> None:
+    """Raise unless ``x`` is on the device of ``like``."""
+    if x.device != like.device:
+        raise InvalidArgument(f"{name} is on {x.device}, but the input is on {like.device}.")
 
 
 def activation_code(name: str, value: str | None) -> int:

@@ -61,16 +61,16 @@ def differentiable(
         def backward(ctx: Any, *grads: Tensor | None) -> Any:
             return None, *backward(ctx, *grads)
 
-    return differentiable_lists(operator, Gradient.apply)
+    return differentiable_by(operator, Gradient.apply)
 
 
-def differentiable_lists(operator: torch._ops.OpOverload, apply: Callable[..., Any]) -> Callable[..., Any]:
-    """Give an operator with lists of tensors its gradient; torch's own way through pytrees costs 60 µs a call.
+def differentiable_by(operator: torch._ops.OpOverload, apply: Callable[..., Any]) -> Callable[..., Any]:
+    """Give an operator its gradient by an ``autograd.Function``; return what calls it the short way.
 
     Args:
-        operator: the operator.
-        apply: called as ``apply(run, *args)`` when a gradient is needed; flattens the lists for an
-            ``autograd.Function``, in which ``run(*args)`` calls the operator below autograd.
+        operator: may take lists of tensors, for which torch's own way, through pytrees, costs 60 µs a call.
+        apply: called as ``apply(run, *args)`` when a gradient is needed; calls the ``autograd.Function``, any lists
+            flattened, in which ``run(*args)`` calls the operator below autograd.
 
     Returns:
         A function like ``operator`` that spares a run in eager mode the way through its Autograd key.

@@ -17,9 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .dispatch import DTYPES
+
 OLDEST = (3, 6)
 OLDEST_CAPABILITY = (8, 0)
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ def missing(x: Tensor) -> str | None:
         return f"not for device {x.device.type!r}"
     if x.device.type == "cuda" and torch.cuda.get_device_capability(x.device) < OLDEST_CAPABILITY:
         found = torch.cuda.get_device_capability(x.device)
-        return f"compute capability {found[0]}.{found[1]} is below 8.0"
+        return "compute capability {}.{} is below {}.{}".format(*found, *OLDEST_CAPABILITY)
     return _installed()
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core.errors import InvalidArgument, check_int
-from ._inputs import check_shape, native_supports
+from .._core.errors import check_int
+from ._inputs import check_series, native_supports
 from ._library import define, differentiable
 from .dispatch import Implementation, Operation
 from .reference import conv1d
@@ -26,9 +26,7 @@ def moving_average(x: Tensor, kernel: int) -> Tensor:
     Raises:
         InvalidArgument: a shape or the window is not allowed.
     """
-    check_shape("x", x, (None, None, None), "[N, T, D]")
-    if x.shape[1] == 0:
-        raise InvalidArgument("x has no step: T must be at least 1.")
+    check_series("x", x, "[N, T, D]")
     if check_int("kernel", kernel, low=1) == 1:
         return x
     return _AVERAGE.pick(x)(x, kernel, kernel // 2)

@@ -9,7 +9,17 @@ from torch import Tensor
 
 from .._core.errors import check_int
 from . import rivals
-from ._inputs import activate, activation_code, check_like, check_shape, native_supports, some
+from ._inputs import (
+    Activation,
+    activate,
+    activation_code,
+    check_like,
+    check_series,
+    check_shape,
+    check_taps,
+    native_supports,
+    some,
+)
 from ._library import define, differentiable, second_order
 from .dispatch import Implementation, Operation
 from .reference import conv1d
@@ -22,13 +32,13 @@ def depthwise_conv1d(
     *,
     dilation: int = 1,
     causal: bool = False,
-    activation: Literal["none", "relu", "gelu", "silu"] = "none",
+    activation: Activation = "none",
 ) -> Tensor:
     """Convolve each feature over time with its own taps, zero padded: ``[N, T, D] -> [N, T, D]``.
 
     Args:
-        x: ``[N, T, D]``.
-        weight: ``[D, W]``; the last tap multiplies the latest step.
+        x: ``[N, T, D]``, T at least 1.
+        weight: ``[D, W]``, W at least 1; the last tap multiplies the latest step.
         bias: ``[D]`` or None.
         dilation: steps between two taps, at least 1.
         causal: no output sees a later step; otherwise the window is centred, and an even one reaches one step further
@@ -38,8 +48,9 @@ def depthwise_conv1d(
     Raises:
         InvalidArgument: shapes or dtypes do not agree, or a value is out of range.
     """
-    check_shape("x", x, (None, None, None), "[N, T, D]")
+    check_series("x", x, "[N, T, D]")
     check_shape("weight", weight, (x.shape[2], None), "[D, W]")
+    check_taps(weight)
     check_like("weight", weight, x)
     if bias is not None:
         check_shape("bias", bias, (x.shape[2],), "[D]")

@@ -8,11 +8,19 @@ from torch import Tensor
 
 from .._core.errors import check_choice, check_int
 from . import depthwise, norms
-from ._inputs import activation_code, check_like, check_shape, computed, native_supports, some
+from ._inputs import (
+    Activation,
+    activation_code,
+    check_like,
+    check_series,
+    check_shape,
+    check_taps,
+    computed,
+    native_supports,
+    some,
+)
 from ._library import define, differentiable, second_order
 from .dispatch import Implementation, Operation
-
-Activation = Literal["none", "relu", "gelu", "silu"]
 
 
 def depthwise_norm_act(
@@ -32,7 +40,7 @@ def depthwise_norm_act(
     """Return ``after(norm(before(depthwise(x))))``; what lies between is never written to memory.
 
     Args:
-        x: ``[N, T, D]``.
+        x: ``[N, T, D]``, T at least 1.
         weight: taps ``[D, W]``, see ``depthwise_conv1d``.
         norm_weight: ``[D]``.
         bias: of the convolution, ``[D]`` or None.
@@ -47,8 +55,9 @@ def depthwise_norm_act(
     Raises:
         InvalidArgument: shapes or dtypes do not agree, or a value is not allowed.
     """
-    check_shape("x", x, (None, None, None), "[N, T, D]")
+    check_series("x", x, "[N, T, D]")
     check_shape("weight", weight, (x.shape[2], None), "[D, W]")
+    check_taps(weight)
     check_like("weight", weight, x)
     for name, each in (("norm_weight", norm_weight), ("bias", bias), ("norm_bias", norm_bias)):
         if each is not None:

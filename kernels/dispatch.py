@@ -5,8 +5,9 @@ without a reason against it is chosen once for each (device, dtype, needs-grad) 
 ``FOREBLOCKS_DARTS_KERNELS`` (``auto``, ``reference``, ``native``, ``triton``; read at import) forces one; where
 that one cannot run, the call raises instead of falling back.
 
-Whatever looks into the graph gets the reference, always: functorch transforms, ``torch.export`` and ONNX export, and
-function or dispatch modes (the recorders of the zero-cost scores, FLOP counters); and so does ``torch.autocast``.
+Whatever looks into the graph gets the reference, always: functorch transforms, forward-mode derivatives,
+``torch.export`` and ONNX export, and function or dispatch modes (the recorders of the zero-cost scores, FLOP counters);
+and so does ``torch.autocast``.
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ from typing import Any, final
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.utils._device import DeviceContext
 
 from .._core.errors import DartsError, InvalidArgument, check_choice
 from .._core.logging import get_logger, log_once
 
 VARIABLE = "FOREBLOCKS_DARTS_KERNELS"
-COMPILED_DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 CHOICES = ("auto", "reference", "native", "triton")
 _logger = get_logger("foreblocks.darts.kernels")
 
@@ -73,6 +75,8 @@ def observed() -> bool:
     if autocasting():
         return True
     if torch._C._are_functorch_transforms_active() or torch._C._len_torch_dispatch_stack() > 0:
+        return True
+    if forward_ad._current_level >= 0:  # an operator would lose the tangents without a word
         return True
     if torch._C._len_torch_function_stack() > 0:
         modes = torch.overrides._get_current_function_mode_stack()
@@ -140,7 +144,7 @@ class Operation:
             torch.cuda._lazy_call(partial(self._prepare, "cuda"))
 
     def _prepare(self, device: str) -> None:
-        for dtype in COMPILED_DTYPES:
+        for dtype in DTYPES:
             probe = torch.empty(0, device=device, dtype=dtype)
             for each in self.implementations:
                 wanted = each.operator and forced() in ("auto", each.name)

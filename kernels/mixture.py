@@ -12,7 +12,7 @@ from torch import Tensor
 from .._core.errors import InvalidArgument
 from . import _triton
 from ._inputs import native_supports
-from ._library import define, differentiable_lists, second_order
+from ._library import define, differentiable_by, second_order
 from .dispatch import Implementation, Operation, autocasting
 
 
@@ -60,6 +60,18 @@ def reference(
     return total, squares
 
 
+def _reference_backward(
+    grad: Tensor, xs: list[Tensor], weights: Tensor, normalize: bool, wanted: list[int]
+) -> tuple[list[Tensor], Tensor]:
+    total = weights.sum() if normalize else weights.new_ones(())
+    shares = weights / total
+    grads = [grad * shares[k] for k in wanted]
+    if not xs:
+        return grads, weights.new_empty(0)
+    dots = torch.stack([(grad * x).sum() for x in xs])
+    return grads, ((dots - (shares * dots).sum()) / total if normalize else dots)
+
+
 def _fake(xs: list[Tensor], weights: Tensor, normalize: bool, mean_squares: bool) -> tuple[Tensor, Tensor]:
     return xs[0].new_empty(xs[0].shape), weights.new_empty(weights.shape[0] if mean_squares else 0)
 
@@ -91,7 +103,10 @@ class _Sum(torch.autograd.Function):
         if grad is None:
             return None, None, None, None, None, *by_input
         weights, *xs = ctx.saved_tensors
-        grads, grad_weights = ctx.operator(grad, xs, weights, ctx.normalize, ctx.wanted)
+        # Of many gradients in one pass torch can make single calls of any operator, but not of one with lists.
+        many = torch._C._are_functorch_transforms_active() or torch._C._functorch.is_legacy_batchedtensor(grad)
+        operator = _reference_backward if many else ctx.operator
+        grads, grad_weights = operator(grad, xs, weights, ctx.normalize, ctx.wanted)
         for k, value in zip(ctx.wanted, grads, strict=True):
             by_input[k] = value
         return None, None, None, None, grad_weights if xs else None, *by_input
@@ -153,8 +168,8 @@ def _operators(prefix: str, forward: Any = None, backward: Any = None) -> tuple[
         _fake_backward,
         backward,
     )
-    call_backward = differentiable_lists(run_backward, _apply_backward)
-    return run, run_backward, differentiable_lists(run, partial(_apply, call_backward))
+    call_backward = differentiable_by(run_backward, _apply_backward)
+    return run, run_backward, differentiable_by(run, partial(_apply, call_backward))
 
 
 _FORWARD, _BACKWARD, _run = _operators("")

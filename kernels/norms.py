@@ -14,11 +14,10 @@ from torch import Tensor
 from .._core.errors import InvalidArgument, check_choice
 from .._core.logging import get_logger, log_once
 from . import _triton
-from ._inputs import activate, activation_code, check_like, check_shape, computed, native_supports, some
+from ._inputs import Activation, activate, activation_code, check_like, check_shape, computed, native_supports, some
 from ._library import define, differentiable, second_order
 from .dispatch import Implementation, Operation
 
-Activation = Literal["none", "relu", "gelu", "silu"]
 _WIDEST = 1 << 14  # features; the Triton form holds a row in registers
 _logger = get_logger("foreblocks.darts.kernels")
 
@@ -63,6 +62,8 @@ def norm_act(
 def _check(
     x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, gate: Tensor | None, scale: Tensor | None
 ) -> None:
+    if x.dim() == 0:
+        raise InvalidArgument("x is a single number; it must be [..., D].")
     dim = x.shape[-1]
     check_shape("weight", weight, (dim,), "[D]")
     if bias is not None:
@@ -163,12 +164,9 @@ def _backward_second(ctx: Any, *towards: Tensor | None) -> tuple[Tensor | None, 
 
 def _operators(prefix: str, forward: Any = None, backward: Any = None) -> tuple[Any, Any, Callable[..., Any]]:
     """Define the forward and the backward operator of one form; the third is the short way to the first."""
-    options = (
-        "Tensor? bias, Tensor? residual, Tensor? gate, Tensor? scale, bool centre, float eps, int before, int after"
-    )
-    run = define(f"{prefix}norm_act(Tensor x, Tensor weight, {options}) -> (Tensor, Tensor)", _fake, forward)
+    run = define(f"{prefix}norm_act(Tensor x, Tensor weight, {_OPTIONS}) -> (Tensor, Tensor)", _fake, forward)
     run_backward = define(
-        f"{prefix}norm_act_backward(Tensor grad, Tensor stats, Tensor x, Tensor weight, {options}, int needs) "
+        f"{prefix}norm_act_backward(Tensor grad, Tensor stats, Tensor x, Tensor weight, {_OPTIONS}, int needs) "
         "-> (Tensor, Tensor, Tensor, Tensor, Tensor)",
         _fake_backward,
         backward,

@@ -11,9 +11,9 @@ from typing import Any, Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-from .._core.errors import InvalidArgument, check_choice, check_int
+from .._core.errors import check_choice, check_int
 from . import reference
-from ._inputs import check_like, check_shape, native_supports, some
+from ._inputs import check_like, check_series, check_shape, check_taps, native_supports, some
 from ._library import define, differentiable, second_order
 from .dispatch import Implementation, Operation
 
@@ -32,9 +32,9 @@ def time_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     Raises:
         InvalidArgument: shapes or dtypes do not agree.
     """
-    check_shape("x", x, (None, None, None), "[N, T, D]")
+    check_series("x", x, "[N, T, D]")
     check_shape("weight", weight, (None, x.shape[1]), "[O, T]")
-    _check_sides(x, weight, bias)
+    _check_types(x, weight, bias)
     return _TIME_LINEAR.pick(x, weight)(x, weight, bias)
 
 
@@ -83,21 +83,16 @@ def conv1d(
     Raises:
         InvalidArgument: shapes or dtypes do not agree, or a value is out of range.
     """
-    check_shape("x", x, (None, None, None), "[N, T, I]")
+    check_series("x", x, "[N, T, I]")
     check_shape("weight", weight, (None, x.shape[2] // check_int("groups", groups, low=1), None), "[O, I / groups, W]")
-    _check_sides(x, weight, bias)
+    check_taps(weight)
+    _check_types(x, weight, bias)
     check_choice("padding", padding, ("same", "causal", "valid"))
     if stride != 1 or groups != 1 or padding == "valid":
         return reference.conv1d(x, weight, bias, stride=stride, dilation=dilation, groups=groups, padding=padding)
     reach = (weight.shape[2] - 1) * check_int("dilation", dilation, low=1)
     left = reach if padding == "causal" else reach - reach // 2
     return _CONV.pick(x, weight)(x, weight, bias, dilation, left)
-
-
-def _check_sides(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    _check_types(x, weight, bias)
-    if x.shape[1] == 0:
-        raise InvalidArgument("x has no step: T must be at least 1.")
 
 
 def _check_types(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:

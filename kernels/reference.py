@@ -13,16 +13,7 @@ from torch import Tensor
 
 
 def time_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Linear map over time, shared by samples and features: ``y[n] = weight · x[n] + bias``.
-
-    Args:
-        x: ``[N, T, D]``.
-        weight: ``[O, T]``.
-        bias: ``[O]`` or None.
-
-    Returns:
-        ``[N, O, D]``, contiguous; no transpose is paid.
-    """
+    """Plain PyTorch form of ``products.time_linear``."""
     batched = weight.expand(x.shape[0], -1, -1)
     if bias is None:
         return torch.bmm(batched, x)
@@ -39,20 +30,7 @@ def conv1d(
     groups: int = 1,
     padding: Literal["same", "causal", "valid"] = "same",
 ) -> Tensor:
-    """Convolution over time in ``[N, T, D]``.
-
-    Args:
-        x: ``[N, T, I]``.
-        weight: ``[O, I / groups, W]``.
-        bias: ``[O]`` or None.
-        stride: steps between two outputs.
-        dilation: steps between two taps.
-        groups: ``I`` for a depthwise convolution.
-        padding: ``"same"`` pads zeros around a centred window (an even one reaches one step further into the past),
-            ``"causal"`` pads on the left only, so that no output sees a later step, ``"valid"`` does not pad.
-
-    Returns:
-        ``[N, ceil(T / stride), O]``, or fewer steps if valid; contiguous.
+    """Plain PyTorch form of ``products.conv1d``.
 
     ``[N, T, D]`` is an image of height 1 in channels-last layout, so a 2-D convolution takes it without a copy.
     """

@@ -14,13 +14,13 @@ from torch import Tensor
 from .._core.errors import InvalidArgument
 from .._core.logging import get_logger, log_once
 from . import _triton, rivals
-from ._inputs import HALF, check_like, check_shape, computed, native_supports
+from ._inputs import HALF, check_device, check_series, check_shape, computed, native_supports
 from ._library import define, differentiable, second_order
 from .dispatch import Implementation, Operation
 
 _CUDA_STATES = 64  # kMostStates in csrc/cuda/scan.cuh
 CHUNK = 96  # steps between two states that the CPU form keeps, but for the first; kScanChunk in csrc/core/args.h
-GPU_CHUNK = 32  # and a GPU form; kChunk in csrc/cuda/scan.cuh, CHUNK in triton_scan.py
+GPU_CHUNK = 32  # and a GPU form, with the first; kChunk in csrc/cuda/scan.cuh
 _logger = get_logger("foreblocks.darts.kernels")
 
 
@@ -55,7 +55,7 @@ def selective_scan(
         on ``[B, L, D]`` and transposes nothing.
 
     Raises:
-        InvalidArgument: shapes or dtypes do not agree, or A is complex.
+        InvalidArgument: shapes or devices do not agree, L is 0, or A is complex.
     """
     check_shape("u", u, (None, None, None), "[B, D, L]")
     check_shape("delta", delta, tuple(u.shape), "like u")
@@ -79,7 +79,8 @@ def selective_scan_steps(
 ) -> Tensor | tuple[Tensor, Tensor]:
     """Run the scan with time in the second dimension, the layout of the ops.
 
-    ``h_t = exp(Δ_t A) h_{t-1} + Δ_t B_t u_t`` and ``y_t = (C_t · h_t + D u_t) · silu(z_t)``.
+    ``h_t = exp(Δ_t A) h_{t-1} + Δ_t B_t u_t`` and ``y_t = (C_t · h_t + D u_t) · silu(z_t)``. All is taken in the dtype
+    of ``u``; where that is half precision, A, D, the bias and the arithmetic are float32.
 
     Args:
         u: input ``[B, L, D]``.
@@ -94,7 +95,7 @@ def selective_scan_steps(
         return_last_state: also return the state after the last step, ``[B, D, N]``, without gradient.
 
     Raises:
-        InvalidArgument: shapes or dtypes do not agree, or A is complex.
+        InvalidArgument: shapes or devices do not agree, L is 0, or A is complex.
     """
     out, last = _run(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
     return (out, last) if return_last_state else out
@@ -183,10 +184,8 @@ def _check(
     z: Tensor | None,
     delta_bias: Tensor | None,
 ) -> None:
-    check_shape("u", u, (None, None, None), "[B, L, D]")
+    check_series("u", u, "[B, L, D]")
     batch, steps, dim = u.shape
-    if steps == 0:
-        raise InvalidArgument("u has no step: L must be at least 1.")
     check_shape("delta", delta, (batch, steps, dim), "like u")
     check_shape("A", A, (dim, None), "[D, N]")
     states = A.shape[1]
@@ -202,9 +201,9 @@ def _check(
             check_shape(name, x, (dim,), "[D]")
     if z is not None:
         check_shape("z", z, (batch, steps, dim), "like u")
-    for name, x in (("delta", delta), ("B", B), ("C", C)):
-        check_like(name, x, u)
-    check_like("A", A.to(u.dtype), u)
+    for name, x in (("delta", delta), ("A", A), ("B", B), ("C", C), ("D", D), ("z", z), ("delta_bias", delta_bias)):
+        if x is not None:
+            check_device(name, x, u)
 
 
 def reference(

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from . import _native
-from .dispatch import OPERATIONS, forced
-
-DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
+from .dispatch import DTYPES, OPERATIONS, forced
 
 
 @dataclass(frozen=True)

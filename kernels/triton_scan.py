@@ -16,8 +16,8 @@ import triton.language as tl
 from torch import Tensor
 
 from ._triton import Config, blocks, device_of, power_of_two, rows_of, whole
+from .scan import GPU_CHUNK as CHUNK
 
-CHUNK = 32  # GPU_CHUNK in scan.py
 # By the number of states of a channel, padded to a power of two: some 512 values for a program.
 CONFIGS: tuple[tuple[int | None, Config], ...] = (
     (8, Config(block=64, warps=2)),

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .._core.errors import InvalidArgument, check_int
-from ._inputs import check_like, check_shape, native_supports
+from ._inputs import check_like, check_series, check_shape, native_supports
 from ._library import define, differentiable
 from .dispatch import Implementation, Operation
 from .reference import conv1d, conv_transpose1d
@@ -32,9 +32,7 @@ def wavelet_split(x: Tensor, filters: Tensor) -> tuple[Tensor, Tensor]:
     Raises:
         InvalidArgument: shapes or dtypes do not agree, or ``filters`` requires a gradient.
     """
-    check_shape("x", x, (None, None, None), "[N, T, D]")
-    if x.shape[1] == 0:
-        raise InvalidArgument("x has no step: T must be at least 1.")
+    check_series("x", x, "[N, T, D]")
     _check_filters(filters, x)
     return _SPLIT.pick(x)(x, filters)
 
@@ -70,7 +68,7 @@ def _check_filters(filters: Tensor, like: Tensor) -> None:
     check_shape("filters", filters, (2, None), "[2, W]")
     check_like("filters", filters, like)
     if filters.shape[1] == 0 or filters.shape[1] % 2:
-        raise InvalidArgument(f"filters has {filters.shape[1]} taps; their number must be even.")
+        raise InvalidArgument(f"filters has {filters.shape[1]} taps; their number must be even and at least 2.")
     if filters.requires_grad:
         raise InvalidArgument("filters requires a gradient, but the taps of a wavelet are fixed: detach them.")
 

@@ -15,6 +15,7 @@ struct DepthwiseNorm {
   int64_t before, after;
 
   void pack() {
+    check_depthwise(x, weight, bias, dilation, left);
     x = packed(x);
     check_same("depthwise_norm", "scale", scale, x);
     if (offset) check_same("depthwise_norm", "offset", *offset, x);
@@ -34,7 +35,7 @@ struct DepthwiseNormStages {
 
   explicit DepthwiseNormStages(const DepthwiseNorm& g)
       : taps(taps_by_step<S>(g.weight)), bias(g.bias), scale(g.scale), offset(g.offset),
-        convolution(depthwise_args<T>(g.x, g.weight, g.bias, taps, bias.data(), g.dilation, g.left, kNone)) {
+        convolution(depthwise_args<T>(g.x, g.weight, taps, bias.data(), g.dilation, g.left, kNone)) {
     each = convolution.steps * convolution.dim;
     norm.weight = scale.data();
     norm.bias = offset.data();

@@ -35,17 +35,22 @@ Tensor taps_by_channel(const Tensor& weight, const Compute<S>* by_step) {
   return tensor_of<S>(weight, turned.data(), {dim, width});
 }
 
+inline void check_depthwise(
+    const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, int64_t dilation, int64_t left) {
+  check_steps("depthwise_conv1d", x);
+  check_same("depthwise_conv1d", "weight", weight, x);
+  STD_TORCH_CHECK(weight.dim() == 2 && weight.size(0) == x.size(2) && weight.size(1) > 0, "depthwise_conv1d: weight is not [D, W] with W of 1 or more.");
+  if (bias) check_same("depthwise_conv1d", "bias", *bias, x);
+  STD_TORCH_CHECK(!bias || bias->numel() == x.size(2), "depthwise_conv1d: bias is not [D].");
+  STD_TORCH_CHECK(
+      dilation > 0 && left >= 0 && left <= (weight.size(1) - 1) * dilation, "depthwise_conv1d: dilation or left is out of range.");
+}
+
 // All but the data, which at() of its source gives a block at a time.
 template <class T>
 DepthwiseArgs<T> depthwise_args(
-    const Tensor& x, const Tensor& weight, const std::optional<Tensor>& bias, const std::vector<T>& taps,
-    const T* offsets, int64_t dilation, int64_t left, int64_t activation) {
-  check_steps("depthwise_conv1d", x);
-  check_same("depthwise_conv1d", "weight", weight, x);
-  STD_TORCH_CHECK(weight.dim() == 2 && weight.size(0) == x.size(2), "depthwise_conv1d: weight is not [D, W].");
-  if (bias) check_same("depthwise_conv1d", "bias", *bias, x);
-  STD_TORCH_CHECK(!bias || bias->numel() == x.size(2), "depthwise_conv1d: bias is not [D].");
-  STD_TORCH_CHECK(dilation > 0 && left >= 0, "depthwise_conv1d: dilation or left is out of range.");
+    const Tensor& x, const Tensor& weight, const std::vector<T>& taps, const T* offsets, int64_t dilation, int64_t left,
+    int64_t activation) {
   DepthwiseArgs<T> a{};
   a.taps = taps.data();
   a.bias = offsets;
@@ -60,13 +65,14 @@ DepthwiseArgs<T> depthwise_args(
 
 inline Tensor depthwise_forward(
     Tensor x, Tensor weight, std::optional<Tensor> bias, int64_t dilation, int64_t left, int64_t activation) {
+  check_depthwise(x, weight, bias, dilation, left);
   const Tensor data = packed(x);
   return by_storage("depthwise_conv1d", x, [&](auto* null) {
     using S = std::remove_pointer_t<decltype(null)>;
     using T = Compute<S>;
     const std::vector<T> taps = taps_by_step<S>(weight);
     const Values<S> offsets(bias);
-    const DepthwiseArgs<T> all = depthwise_args<T>(data, weight, bias, taps, offsets.data(), dilation, left, activation);
+    const DepthwiseArgs<T> all = depthwise_args<T>(data, weight, taps, offsets.data(), dilation, left, activation);
     Tensor result = torch::stable::new_empty(data, data.sizes());
     const Source<S> source(data);
     const Sink<S> sink(result);
@@ -87,6 +93,7 @@ inline Tensor depthwise_forward(
 inline std::tuple<Tensor, Tensor, Tensor> depthwise_backward(
     Tensor grad, Tensor x, Tensor weight, std::optional<Tensor> bias, int64_t dilation, int64_t left,
     int64_t activation, bool need_x) {
+  check_depthwise(x, weight, bias, dilation, left);
   const Tensor data = packed(x), given = packed(grad);
   check_same("depthwise_conv1d_backward", "grad", grad, x);
   STD_TORCH_CHECK(grad.numel() == x.numel(), "depthwise_conv1d_backward: grad has another size than x.");
@@ -95,7 +102,7 @@ inline std::tuple<Tensor, Tensor, Tensor> depthwise_backward(
     using T = Compute<S>;
     const std::vector<T> taps = taps_by_step<S>(weight);
     const Values<S> offsets(bias);
-    const DepthwiseArgs<T> all = depthwise_args<T>(data, weight, bias, taps, offsets.data(), dilation, left, activation);
+    const DepthwiseArgs<T> all = depthwise_args<T>(data, weight, taps, offsets.data(), dilation, left, activation);
     Tensor grad_x = need_x ? torch::stable::new_empty(data, data.sizes()) : nothing(x);
     const Source<S> source(data), toward(given);
     const Sink<S> sink = need_x ? Sink<S>(grad_x) : Sink<S>();

@@ -7,6 +7,8 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.utils.checkpoint import checkpoint
 
 from foreblocks.darts.kernels import dispatch
 
@@ -82,6 +84,42 @@ def test_first_and_second_derivatives(case: Case):
 
     assert torch.autograd.gradcheck(call, tensors)
     assert torch.autograd.gradgradcheck(call, tensors, fast_mode=True)
+
+
+def test_tangents_of_forward_mode(case: Case):
+    tensors = case.tensors(0, torch.float64)
+    found = []
+    for function in (case.call, case.naive):
+        for graph in (False, True):
+            with forward_ad.dual_level():
+                duals = [
+                    forward_ad.make_dual(x.detach().requires_grad_(graph), noise(*x.shape, seed=k).double())
+                    if x.requires_grad
+                    else x
+                    for k, x in enumerate(tensors)
+                ]
+                found.append(forward_ad.unpack_dual(joined(function(*duals))).tangent.detach())
+    for got in found[:2]:
+        torch.testing.assert_close(got, found[2])
+
+
+def test_many_gradients_in_one_pass(case: Case):
+    tensors = case.tensors(0)
+    out = joined(case.call(*tensors))
+    cotangents = noise(3, *out.shape, seed=5)
+    together = torch.autograd.grad(out, leaves(tensors), cotangents, is_grads_batched=True, retain_graph=True)
+    alone = [gradients(out, leaves(tensors), each) for each in cotangents]
+    close(together, [torch.stack(rows).double() for rows in zip(*alone, strict=True)])
+
+
+def test_a_checkpoint_computes_the_same_again(case: Case):
+    tensors = case.tensors(0)
+    expected = gradients(joined(case.call(*tensors)), leaves(tensors))
+    again = checkpoint(lambda *inputs: joined(case.call(*inputs)), *tensors, use_reentrant=False)
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: x.detach().numpy().copy(), torch.from_numpy):
+        elsewhere = joined(case.call(*tensors))
+    for out in (again, elsewhere):
+        assert all(map(torch.equal, torch.autograd.grad(out.sum(), leaves(tensors)), expected))
 
 
 def test_one_gradient_at_a_time(case: Case):

@@ -86,6 +86,25 @@ def test_opcheck(operator: Any, arguments: tuple[Any, ...]):
     torch.library.opcheck(operator, arguments)
 
 
+@needs_native
+@pytest.mark.parametrize("steps", [1, 96, 97, 193])
+def test_the_scan_keeps_as_many_states_as_its_fake_says(steps: int):
+    u, side = noise(2, steps, 3), noise(2, steps, 1, 4)
+    arguments = (u, u, -noise(3, 4).abs(), side, side, None, None, None, True, True)
+    assert [x.shape for x in scan._FORWARD(*arguments)] == [x.shape for x in scan._fake(False, *arguments)]
+
+
+@needs_native
+def test_what_would_be_read_beyond_its_end_is_refused():
+    x, w = noise(2, 5, 6), noise(6, 3)
+    with pytest.raises(RuntimeError, match="left is out of range"):
+        depthwise._FORWARD(x, w, None, 1, 3, 0)
+    with pytest.raises(RuntimeError, match="W of 1 or more"):
+        depthwise._BACKWARD(x, x, w[:, :0], None, 1, 0, 0, True)
+    with pytest.raises(RuntimeError, match="weight has another dtype"):
+        depthwise_norm._FORWARD(x.double(), w, None, noise(6).double(), None, 1, 2, False, 1e-6, 0, 0)
+
+
 HALF = [
     pytest.param(operator, arguments, id=f"{operator.name()}-{dtype}")
     for dtype in (torch.bfloat16, torch.float16)

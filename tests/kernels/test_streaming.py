@@ -79,6 +79,7 @@ BAD = [
     ({"B": noise(2, 3, 37)}, "B has shape"),
     ({"C": noise(2, 4, 4, 37)}, "C has 4 groups"),
     ({"D": noise(5)}, "D has shape"),
+    ({"D": torch.empty(6, device="meta")}, "D is on meta, but the input is on cpu"),
 ]
 
 
@@ -98,6 +99,17 @@ def test_bad_arguments_of_the_others_are_named():
         kernels.depthwise_conv1d(x, noise(6, 4), dilation=0)
     with pytest.raises(InvalidArgument, match="activation='tanh'"):
         kernels.depthwise_conv1d(x, noise(6, 4), activation="tanh")
+    for function in (kernels.depthwise_conv1d, kernels.causal_conv1d_steps):
+        with pytest.raises(InvalidArgument, match=r"weight has shape \(6, 0\) and so no tap"):
+            function(x, noise(6, 0))
+        with pytest.raises(InvalidArgument, match="x has no step: T must be"):
+            function(x[:, :0], noise(6, 4))
+    with pytest.raises(InvalidArgument, match="no tap"):
+        kernels.depthwise_norm_act(x, noise(6, 0), noise(6))
+    with pytest.raises(InvalidArgument, match="no tap"):
+        kernels.conv1d(x, noise(4, 6, 0))
+    with pytest.raises(InvalidArgument, match="x is a single number"):
+        kernels.norm_act(noise(), noise(1))
     filters = noise(2, 4)
     low, high = kernels.wavelet_split(x, filters)
     with pytest.raises(InvalidArgument, match=r"filters has 3 taps"):

@@ -18,8 +18,9 @@ def keep_freed_memory() -> bool:
     """Let this process keep up to 1 GB that it frees, for its next buffers; return whether it does.
 
     By default glibc gives the activations of a training step back to the system after the backward pass, and the next
-    step pays a page fault for every 4 KB of them: thousands a step. Meant for worker processes, since a library does
-    not tune its caller's allocator. Nothing happens without glibc, or where the environment already tunes it.
+    step pays a page fault for every 4 KB of them: thousands a step. Meant for worker processes and the command line,
+    since a library does not tune its caller's allocator. Nothing happens without glibc, or where the environment
+    already tunes it.
     """
     if platform.libc_ver()[0] != "glibc" or any(name in os.environ for name in _USERS):
         return False
