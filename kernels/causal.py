@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ._inputs import activate, activation_code, check_like, check_shape
+from ._inputs import activate, activation_code, check_like, check_shape, check_taps
 from .depthwise import depthwise_conv1d
 
 Activation = Literal["none", "silu", "swish"] | None
@@ -79,7 +79,19 @@ def causal_conv1d_update(
         weight: ``[D, W]``.
         bias: ``[D]`` or None.
         activation: None, ``silu`` or ``swish``.
+
+    Raises:
+        InvalidArgument: shapes or dtypes do not agree.
     """
+    check_shape("x", x, (None, None), "[B, D]")
+    check_shape("weight", weight, (x.shape[1], None), "[D, W]")
+    check_taps(weight)
+    check_shape("conv_state", conv_state, (*x.shape, weight.shape[1] - 1), "[B, D, W - 1]")
+    if bias is not None:
+        check_shape("bias", bias, (x.shape[1],), "[D]")
+    for name, each in (("conv_state", conv_state), ("weight", weight), ("bias", bias)):
+        if each is not None:
+            check_like(name, each, x)
     window = torch.cat([conv_state, x.unsqueeze(-1)], dim=-1)
     y = (window * weight).sum(dim=-1)
     y = y if bias is None else y + bias

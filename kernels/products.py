@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch.nn.functional as F
 from torch import Tensor
 
-from .._core.errors import check_choice, check_int
+from .._core.errors import InvalidArgument, check_choice, check_int
 from . import reference
 from ._inputs import check_like, check_series, check_shape, check_taps, native_supports, some
 from ._library import define, differentiable, second_order
@@ -87,10 +87,14 @@ def conv1d(
     check_shape("weight", weight, (None, x.shape[2] // check_int("groups", groups, low=1), None), "[O, I / groups, W]")
     check_taps(weight)
     _check_types(x, weight, bias)
-    check_choice("padding", padding, ("same", "causal", "valid"))
+    if x.shape[2] % groups or weight.shape[0] % groups:
+        raise InvalidArgument(f"groups={groups} must divide I = {x.shape[2]} and O = {weight.shape[0]}.")
+    reach = (weight.shape[2] - 1) * check_int("dilation", dilation, low=1)
+    if check_choice("padding", padding, ("same", "causal", "valid")) == "valid" and reach >= x.shape[1]:
+        raise InvalidArgument(f"x has {x.shape[1]} steps; with padding='valid' it needs at least {reach + 1}.")
+    check_int("stride", stride, low=1)
     if stride != 1 or groups != 1 or padding == "valid":
         return reference.conv1d(x, weight, bias, stride=stride, dilation=dilation, groups=groups, padding=padding)
-    reach = (weight.shape[2] - 1) * check_int("dilation", dilation, low=1)
     left = reach if padding == "causal" else reach - reach // 2
     return _CONV.pick(x, weight)(x, weight, bias, dilation, left)
 

@@ -126,7 +126,20 @@ def selective_state_update(
         z: gate ``[B, D]`` or None.
         dt_bias: ``[D]`` or None.
         dt_softplus: apply softplus to ``dt + dt_bias``.
+
+    Raises:
+        InvalidArgument: shapes or devices do not agree.
     """
+    check_shape("state", state, (None, None, None), "[B, D, N]")
+    batch, dim, states = state.shape
+    for name, each, shape, letters in (
+        ("x", x, (batch, dim), "[B, D]"), ("dt", dt, (batch, dim), "[B, D]"), ("A", A, (dim, states), "[D, N]"),
+        ("B", B, (batch, states), "[B, N]"), ("C", C, (batch, states), "[B, N]"), ("D", D, (dim,), "[D]"),
+        ("z", z, (batch, dim), "[B, D]"), ("dt_bias", dt_bias, (dim,), "[D]"),
+    ):  # fmt: skip
+        if each is not None:
+            check_shape(name, each, shape, letters)
+            check_device(name, each, state)
     dt = dt if dt_bias is None else dt + dt_bias
     dt = F.softplus(dt) if dt_softplus else dt
     state = torch.exp(dt.unsqueeze(-1) * A) * state + (dt * x).unsqueeze(-1) * B.unsqueeze(1)

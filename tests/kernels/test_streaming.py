@@ -108,6 +108,16 @@ def test_bad_arguments_of_the_others_are_named():
         kernels.depthwise_norm_act(x, noise(6, 0), noise(6))
     with pytest.raises(InvalidArgument, match="no tap"):
         kernels.conv1d(x, noise(4, 6, 0))
+    with pytest.raises(InvalidArgument, match="groups=4 must divide I = 6 and O = 4"):
+        kernels.conv1d(x, noise(4, 1, 3), groups=4)
+    with pytest.raises(InvalidArgument, match="x has 5 steps; with padding='valid' it needs at least 9"):
+        kernels.conv1d(x, noise(4, 6, 5), dilation=2, padding="valid")
+    with pytest.raises(InvalidArgument, match="stride=0"):
+        kernels.conv1d(x, noise(4, 6, 3), stride=0)
+    with pytest.raises(InvalidArgument, match=r"conv_state has shape \(2, 6, 4\)"):
+        kernels.causal_conv1d_update(x[:, 0], noise(2, 6, 4), noise(6, 4))
+    with pytest.raises(InvalidArgument, match=r"C has shape \(2, 3\)"):
+        kernels.selective_state_update(noise(2, 6, 4), x[:, 0], x[:, 0], noise(6, 4), noise(2, 4), noise(2, 3))
     with pytest.raises(InvalidArgument, match="x is a single number"):
         kernels.norm_act(noise(), noise(1))
     filters = noise(2, 4)
