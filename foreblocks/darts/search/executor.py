@@ -98,7 +98,10 @@ class ProcessExecutor:
         from joblib.externals.loky.process_executor import TerminatedWorkerError
 
         # No more than loky's queue holds: its thread fails aloud when tasks that still wait for a place are cancelled.
-        pool = joblib.Parallel(n_jobs=workers, return_as="generator", batch_size=1, pre_dispatch=2 * workers)
+        dispatched = 2 * workers if workers > 1 else 1
+        # With one job joblib runs the tasks in this process, where one that dies ends the search; of two workers that
+        # get one task at a time only one is busy.
+        pool = joblib.Parallel(n_jobs=max(2, workers), return_as="generator", batch_size=1, pre_dispatch=dispatched)
         jobs = (joblib.delayed(_in_worker)(task, payloads[position]) for position in positions)
         stream = pool(jobs)
         try:
