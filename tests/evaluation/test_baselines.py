@@ -6,11 +6,13 @@ import logging
 
 import pytest
 import torch
+from torch.utils.data import Dataset
 
 from foreblocks.darts._core.errors import InvalidArgument
 from foreblocks.darts._core.seeding import generator
 from foreblocks.darts.architecture.linear import LinearForecaster
 from foreblocks.darts.data import WindowDataset, load_dataset, prepare
+from foreblocks.darts.data.sources import as_source
 from foreblocks.darts.evaluation.baselines import LastValue, SeasonalNaive, build_baselines
 from foreblocks.darts.evaluation.predict import score_models
 
@@ -86,3 +88,25 @@ def test_published_figures_of_ettm1(real_data_dir):
     assert scores["ridge_shared"]["mse"] == pytest.approx(0.3004, abs=3e-4)
     assert 0.2872 <= scores["ridge_per_channel"]["mse"] <= 0.2882
     assert found.ridge_star == "ridge_per_channel"
+
+
+class Map(Dataset):
+    """A map-style data set of the user's own."""
+
+    def __init__(self, data):
+        self.data = data
+
+    def __len__(self):
+        return len(self.data)
+
+    def __getitem__(self, index):
+        return self.data[index]
+
+
+def test_ridge_of_a_data_set_of_the_users_own_is_the_same():
+    train, val = parts()
+    own = [as_source(Map(part), role=role) for part, role in ((train, "train"), (val, "val"))]
+    expected, found = build_baselines(train, val), build_baselines(*own)
+    assert found.ridge_info == expected.ridge_info
+    nothing = own[0].gather(torch.zeros(0, dtype=torch.int64))
+    assert [part.shape for part in nothing] == [(0, 12, 2), (0, 5, 2)]

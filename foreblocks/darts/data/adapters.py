@@ -325,6 +325,8 @@ class AdaptedSource:
         Raises:
             DataError: the batch is no pair, has the wrong form, or sizes other than expected.
         """
+        if not len(indices):  # a collate function cannot say what no sample looks like
+            return self.gather_batch(torch.zeros(1, dtype=torch.int64))[:0]
         batch = unpack_batch(self._store.fetch(indices), self._role)
         found = window_shape(batch.x, batch.y, batch.x_future, self._role)
         check_channels("target_channels", self.targets or (), found.channels)
