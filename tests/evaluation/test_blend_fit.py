@@ -174,3 +174,18 @@ def test_bad_input_is_named():
         BlendStatistics(["a", "a"])
     with pytest.raises(InvalidArgument, match="1 forecasts"):
         BlendStatistics(["a", "b"]).update([target], target)
+
+
+@pytest.mark.parametrize(("stride", "gap"), [(1, 3), (2, 1), (5, 0)])
+def test_held_out_blocks_are_of_rows_in_whatever_order_the_windows_come(stride, gap):
+    values = torch.randn(300, 2, generator=generator("source")).cumsum(0)
+    val = WindowDataset(values, 12, 4, stride=stride)
+    shuffled = val.subset(torch.randperm(len(val), generator=generator("order")))
+    models = {"last": LastValue(4), "season": SeasonalNaive(3, 12, 4)}
+    expected = collect_blend(models, val).fit(gap=gap)  # in windows: those whose targets overlap the block
+    for source in (val, shuffled):
+        found = fit_blend_on(models, source, cautious=False)
+        assert found.held_out_mse == pytest.approx(expected.held_out_mse, rel=1e-9)
+        assert found.held_out_first == pytest.approx(expected.held_out_first, rel=1e-9)
+        for block, wanted in zip(found.block_weights, expected.block_weights, strict=True):
+            assert block == pytest.approx(wanted, abs=1e-9)

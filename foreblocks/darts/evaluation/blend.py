@@ -94,13 +94,17 @@ class BlendStatistics:
         """Return the convex weights ``[P]`` (float64) with the smallest mean squared error on all windows."""
         return convex_weights(self.grams.mean(0))
 
-    def fit(self, *, blocks: int = 3, gap: int = 0, cautious: bool = False) -> BlendFit:
+    def fit(
+        self, *, blocks: int = 3, gap: int = 0, cautious: bool = False, starts: torch.Tensor | None = None
+    ) -> BlendFit:
         """Fit the weights and judge them by leaving out contiguous blocks.
 
         Args:
             blocks: contiguous parts of the windows, in order; at least 2, fewer if there are fewer windows.
-            gap: windows next to a held-out block that its fit leaves out, H - 1 for windows that advance by one
-                row; it shrinks where nothing would remain.
+            gap: rows next to a held-out block in which no window of its fit begins, H - 1 for targets that do not
+                overlap; it shrinks where nothing would remain.
+            starts: row at which each window begins, int64 ``[n]``, in any order: the blocks are of rows. None: the
+                windows advance by one row.
             cautious: keep the blend only if it beats the first part alone in ``held_out_mse``, else give that part
                 all the weight. It guards against weights that only fit the noise of the validation windows.
         """
@@ -108,8 +112,10 @@ class BlendStatistics:
         check_int("gap", gap, low=0)
         grams = self.grams
         convex = convex_weights(grams.mean(0))
-        folds = _folds(grams.shape[0], blocks, gap)
-        held, first = _held_out(grams, folds)
+        rows = torch.arange(len(grams)) if starts is None else starts.cpu()
+        order = rows.argsort(stable=True)
+        in_time, folds = grams[order], _folds(rows[order], blocks, gap)
+        held, first = _held_out(in_time, folds)
         fell_back = cautious and not held < first
         used = _unit(len(self.names)) if fell_back else convex
         return BlendFit(
@@ -117,7 +123,7 @@ class BlendStatistics:
             convex=self._named(convex),
             val_mse=_error(used, grams.mean(0)),
             part_mse=self._named(grams.mean(0).diagonal()),
-            block_weights=[self._named(convex_weights(grams[start:stop].mean(0))) for start, stop, _ in folds],
+            block_weights=[self._named(convex_weights(in_time[start:stop].mean(0))) for start, stop, _ in folds],
             held_out_mse=held,
             held_out_first=first,
             fell_back=fell_back,
@@ -176,11 +182,12 @@ def fit_blend_on(
 ) -> BlendFit:
     """Fit the blend of models on every window of a validation source.
 
-    Windows of consecutive rows keep a gap of H - 1 between a held-out block and the windows of its fit.
+    Where the source knows the row of each window, the held-out blocks are of rows, in whatever order the windows come,
+    and a gap of H - 1 rows keeps their targets apart from those of the fit.
 
     Args:
         parts: name → module on ``device``; the first is what ``cautious`` falls back to (the linear path).
-        val: validation windows, in order of time.
+        val: validation windows.
         device: where the models are.
         batch_size: windows per forward pass.
         cautious: as ``BlendStatistics.fit``.
@@ -190,8 +197,7 @@ def fit_blend_on(
     """
     statistics = collect_blend(parts, val, batch_size=batch_size, device=device)
     starts = val.starts
-    consecutive = starts is not None and bool((starts.diff() == 1).all())
-    return statistics.fit(gap=val.horizon - 1 if consecutive else 0, cautious=cautious)
+    return statistics.fit(gap=0 if starts is None else val.horizon - 1, cautious=cautious, starts=starts)
 
 
 def convex_weights(gram: torch.Tensor) -> torch.Tensor:
@@ -246,18 +252,21 @@ def _affine_minimum(face: torch.Tensor) -> torch.Tensor:
     return torch.cat([1.0 - rest.sum(0, True), rest])
 
 
-def _folds(count: int, blocks: int, gap: int) -> list[tuple[int, int, torch.Tensor]]:
-    """Return ``(start, stop, indices to fit on)`` of each block; a single window is both block and fit."""
+def _folds(rows: torch.Tensor, blocks: int, gap: int) -> list[tuple[int, int, torch.Tensor]]:
+    """Return ``(start, stop, indices to fit on)`` of each block; a single window is both block and fit.
+
+    ``rows`` are the beginnings of the windows, ascending.
+    """
+    count = len(rows)
     edges = [count * i // min(blocks, count) for i in range(min(blocks, count) + 1)]
-    rows = torch.arange(count)
     folds = []
     for start, stop in pairwise(edges):
         room = gap
-        keep = (rows < start - room) | (rows >= stop + room)
+        keep = (rows < rows[start] - room) | (rows > rows[stop - 1] + room)
         while room and not bool(keep.any()):
             room //= 2
-            keep = (rows < start - room) | (rows >= stop + room)
-        folds.append((start, stop, rows[keep] if bool(keep.any()) else rows))
+            keep = (rows < rows[start] - room) | (rows > rows[stop - 1] + room)
+        folds.append((start, stop, torch.nonzero(keep if bool(keep.any()) else ~keep).flatten()))
     return folds
 
 
