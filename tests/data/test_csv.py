@@ -213,3 +213,26 @@ def test_no_bytes_break_the_reader(raw: bytes):
         except DataError:
             continue
         assert np.isfinite(frame.values).all()
+
+
+@pytest.mark.parametrize("name", ['"T, deg"', "T, deg", '"T\tdeg"'])
+def test_separators_inside_a_name_do_not_separate(name: str):
+    frame = parse(f"date;{name};b\n2020-01-01;1;2\n2020-01-02;3;4\n")
+    assert frame.channels == [name.strip('"'), "b"]
+    assert frame.values.tolist() == [[1, 2], [3, 4]]
+    assert parse("date\ta;b\n2020-01-01\t1\n2020-01-02\t2\n").channels == ["a;b"]
+
+
+@pytest.mark.parametrize("unit", ["D", "s", "ns"])
+def test_dates_of_every_unit_have_the_same_step(unit: str):
+    days = (np.datetime64("2020-01-01") + np.arange(10)).astype(f"datetime64[{unit}]")
+    frame = SeriesFrame(days, ["a"], np.ones((10, 1)))
+    assert str(frame.date_step) == "1 day"
+    assert frame.dates_after(1).tolist() == [datetime.datetime(2020, 1, 11)]
+
+
+def test_dates_that_are_none_are_refused():
+    with pytest.raises(DataError, match=r"dates must be datetime64 or integers, got <U10"):
+        SeriesFrame(np.array(["2020-01-01"]), ["a"], np.ones((1, 1)))
+    with pytest.raises(DataError, match="row 1 has no date"):
+        SeriesFrame(np.array(["2020-01-01", "NaT"], dtype="datetime64[us]"), ["a"], np.ones((2, 1)))

@@ -101,3 +101,8 @@ def test_chosen_columns_are_read_in_their_order_and_the_rest_may_hold_anything()
             parse_csv(text, "mine", columns=bad)
         with pytest.raises(DataError, match=message):
             whole.select(bad)
+
+
+def test_linear_goes_by_rows_where_the_dates_are_out_of_order():
+    text = b"date,a\n2024-01-03,1\n2024-01-01,NA\n2024-01-01,3\n2024-01-02,\n2024-01-09,7\n"
+    assert parse_csv(text, "mine", ordered=False, impute="linear").values[:, 0].tolist() == [1, 2, 3, 5, 7]

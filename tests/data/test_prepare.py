@@ -113,6 +113,13 @@ def test_gaps_in_a_frame_name_column_and_row():
         prepare(frame(), lookback=0, horizon=4)
 
 
+@pytest.mark.parametrize("argument", ["targets", "future_columns"])
+@pytest.mark.parametrize(("value", "problem"), [("c0", "='c0' must be a list"), (["x"], r": no column \['x'\]")])
+def test_a_wrong_choice_of_columns_names_its_argument(argument: str, value: object, problem: str):
+    with pytest.raises(DataError, match=argument + problem):
+        prepare(frame(), lookback=8, horizon=4, **{argument: value})
+
+
 def test_loaders_shuffle_by_seed_and_drop_nothing():
     ready = prepare(frame(), lookback=12, horizon=4)
 

@@ -33,7 +33,7 @@ def read_csv(
 ) -> SeriesFrame:
     """Read a ``.csv`` or ``.csv.gz``: a header line, then a date and the channel values per line.
 
-    The separator is a comma, else a semicolon, else a tab, whichever the header has first. Blank lines are skipped.
+    The separator is the comma, semicolon or tab that the header has first, quoted names apart. Blank lines are skipped.
     Irregular steps are allowed and logged once as a warning.
 
     Args:
@@ -131,8 +131,7 @@ def _decode(raw: bytes, name: str, encoding: str) -> str:
 
 def _split(text: str, name: str) -> tuple[list[str], list[list[str]], list[int]]:
     """Return the header cells, the cells of each row, and the line of the file at which each row ends."""
-    first_line = text.lstrip().partition("\n")[0]
-    separator = next((s for s in _SEPARATORS if s in first_line), ",")
+    separator = _separator(text)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
     header: list[str] = []
     rows: list[list[str]] = []
@@ -149,6 +148,19 @@ def _split(text: str, name: str) -> tuple[list[str], list[list[str]], list[int]]
     except csv.Error as error:
         raise DataError(f"{name}: line {reader.line_num}: no valid CSV ({error}).") from error
     return header, rows, lines
+
+
+def _separator(text: str) -> str:
+    """Return the first separator of the header that stands outside quotes; a later one is part of a name."""
+    quoted = False
+    for letter in text.lstrip():
+        if letter == '"':
+            quoted = not quoted
+        elif not quoted and letter in _SEPARATORS:
+            return letter
+        elif not quoted and letter in "\r\n":
+            break
+    return ","
 
 
 def _check_header(header: Sequence[str], name: str) -> None:

@@ -19,7 +19,7 @@ class SeriesFrame:
 
     Attributes:
         dates: ``[rows]``, strictly increasing; ``datetime64[us]`` (UTC where the file had offsets), or int64 for a
-            plain integer index.
+            plain integer index. Other units and integers are converted.
         channels: names of the C channels.
         values: float64 ``[rows, C]``.
         step: median step between rows; None for an integer index or a single row.
@@ -28,7 +28,8 @@ class SeriesFrame:
         offsets: ``timedelta64[us]`` ``[rows]``, how far ahead of UTC the file wrote each date; None if it did not say.
 
     Raises:
-        DataError: the shapes do not fit together or two channels share a name.
+        DataError: the shapes do not fit together, two channels share a name, or the dates are neither ``datetime64``
+            nor integers.
     """
 
     dates: np.ndarray
@@ -47,6 +48,7 @@ class SeriesFrame:
         if len(self.dates) != len(self.values):
             raise DataError(f"{self.name}: {len(self.dates)} dates for {len(self.values)} rows.")
         check_names(self.channels, self.name)
+        object.__setattr__(self, "dates", _plain_dates(self.dates, self.name))
 
     def __len__(self) -> int:
         """Return the number of rows."""
@@ -89,6 +91,18 @@ class SeriesFrame:
         return step.after(self.dates[-1] + self.offsets[-1], count) - self.offsets[-1]
 
 
+def _plain_dates(dates: np.ndarray, name: str) -> np.ndarray:
+    """Return dates in microseconds, the unit in which steps are counted, or int64."""
+    if dates.dtype.kind in "iu":
+        return dates.astype(np.int64, copy=False)
+    if dates.dtype.kind != "M":
+        raise DataError(f"{name}: dates must be datetime64 or integers, got {dates.dtype}.")
+    missing = np.flatnonzero(np.isnat(dates))
+    if len(missing):
+        raise DataError(f"{name}: row {int(missing[0])} has no date (NaT).")
+    return dates.astype("datetime64[us]", copy=False)
+
+
 def check_names(channels: Sequence[str], name: str) -> None:
     """Raise ``DataError`` for an empty or repeated channel name, naming the columns (the date is column 1)."""
     seen: dict[str, int] = {}
@@ -100,16 +114,16 @@ def check_names(channels: Sequence[str], name: str) -> None:
         seen[channel] = column
 
 
-def find_columns(channels: Sequence[str], columns: Sequence[str], name: str) -> list[int]:
+def find_columns(channels: Sequence[str], columns: Sequence[str], name: str, *, argument: str = "columns") -> list[int]:
     """Return where each of ``columns`` is among ``channels``; ``DataError`` as ``SeriesFrame.select``."""
     if isinstance(columns, str) or not columns:
-        raise DataError(f"{name}: columns={columns!r} must be at least one channel name of {list(channels)}.")
+        raise DataError(f"{name}: {argument}={columns!r} must be a list of at least one channel of {list(channels)}.")
     repeated = [column for k, column in enumerate(columns) if column in columns[:k]]
     if repeated:
-        raise DataError(f"{name}: columns names {repeated} twice.")
+        raise DataError(f"{name}: {argument} names {repeated} twice.")
     missing = [column for column in columns if column not in channels]
     if missing:
-        raise DataError(f"{name}: no column {missing} in the header; there are {list(channels)}.")
+        raise DataError(f"{name}: {argument}: no column {missing}; there are {list(channels)}.")
     return [channels.index(column) for column in columns]
 
 

@@ -22,8 +22,8 @@ def fill_gaps(frame: SeriesFrame, method: str) -> SeriesFrame:
 
     Args:
         frame: the series; infinite values stay as they are.
-        method: ``linear`` (straight lines in time between the known neighbours; before the first and after the last
-            known value the nearest one) or ``ffill`` (the last known value).
+        method: ``linear`` (straight lines in time between the known neighbours, by rows where the dates are not in
+            order; before the first and after the last known value the nearest one) or ``ffill`` (the last known value).
 
     Raises:
         InvalidArgument: another method.
@@ -35,6 +35,8 @@ def fill_gaps(frame: SeriesFrame, method: str) -> SeriesFrame:
         return frame
     values = frame.values.copy()
     time = frame.dates.astype(np.int64)
+    if (np.diff(time) <= 0).any():  # dates that are wrong (``read_csv(ordered=False)``): the rows are in order
+        time = np.arange(len(time))
     for column in np.flatnonzero(gaps.any(axis=0)):
         channel, known = frame.channels[column], ~gaps[:, column]
         if not known.any():

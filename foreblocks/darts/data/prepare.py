@@ -112,8 +112,10 @@ def prepare(
     scaler = _fit(frame, split)
     used = frame.values[: split.test[1]]
     scaled = torch.from_numpy(scaler.transform_rows(used, frame.name))
-    chosen = None if targets is None else find_columns(frame.channels, targets, frame.name)
-    known = find_columns(frame.channels, future_columns, frame.name) if future_columns else ()
+    chosen = None if targets is None else find_columns(frame.channels, targets, frame.name, argument="targets")
+    known = (
+        find_columns(frame.channels, future_columns, frame.name, argument="future_columns") if future_columns else ()
+    )
     layout = {"names": frame.channels, "target_channels": chosen, "future_channels": known}
     train, val, test = (
         WindowDataset(scaled, lookback, horizon, first=first, last=stop, **layout)
