@@ -179,6 +179,23 @@ def test_bad_input_is_one_line_and_code_2(tmp_path: Path, capsys: pytest.Capture
         assert "Traceback" not in error
 
 
+def test_a_folder_beside_does_not_hide_a_set_of_the_catalog(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "ETTh1").mkdir()
+    assert main(["search", "--data", "ETTh1", "--data-dir", str(tmp_path), "--run-dir", "run"]) == 2
+    assert "ETTh1: not found in the folder" in capsys.readouterr().err
+
+
+def test_predict_never_writes_over_what_it_reads(searched: tuple, tmp_path: Path, capsys) -> None:
+    data, run, _ = searched
+    known = write_csv(tmp_path / "known.csv")
+    command = ["predict", "--run", str(run), "--data", str(data), "--future", str(known), "--out", str(known)]
+    before = known.read_text()
+    assert main(command) == 2
+    assert "is the file of --future" in capsys.readouterr().err
+    assert known.read_text() == before
+
+
 def test_the_method_of_the_search_reaches_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, object] = {}
 
@@ -191,7 +208,9 @@ def test_the_method_of_the_search_reaches_it(tmp_path: Path, monkeypatch: pytest
     assert main(data) == 2
     assert (seen["relaxation"], seen["perturbation"]) == ("softmax", "none")
     assert main([*data, "--relaxation", "drnas", "--perturbation", "random"]) == 2
-    assert (seen["relaxation"], seen["perturbation"]) == ("drnas", "random")
+    assert (seen["relaxation"], seen["perturbation"], seen["seasonal_period"]) == ("drnas", "random", 24)
+    assert main([*data, "--period", "0"]) == 2
+    assert seen["seasonal_period"] == 0  # refused by the search, not replaced
     with pytest.raises(SystemExit):
         main([*data, "--relaxation", "dirichlet"])
 

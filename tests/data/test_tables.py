@@ -66,3 +66,11 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path):
         write_table(path, DATES, ["a", "b"], VALUES[:1])
     assert path.read_text() == "old"
     assert [path.name for path in tmp_path.iterdir()] == ["f.csv"]
+
+
+@pytest.mark.parametrize("name", ["f.csv", "f.parquet"])
+def test_a_channel_with_the_name_of_the_date_column_is_refused(tmp_path: Path, name: str):
+    pytest.importorskip("pyarrow")
+    with pytest.raises(InvalidArgument, match="date_column='date' is a channel too"):
+        write_table(tmp_path / name, DATES, ["date", "b"], VALUES)
+    assert list(tmp_path.iterdir()) == []

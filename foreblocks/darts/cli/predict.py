@@ -37,8 +37,9 @@ def _predict(a: argparse.Namespace) -> int:
     out = check_table_path(a.out, argument="--out")
     if a.plot:
         check_figure_path(a.plot, argument="--plot")
-    if a.data and Path(a.data).exists() and out.exists() and out.samefile(a.data):
-        raise InvalidArgument(f"--out {a.out} is the file of --data; name another one.")
+    for option, read in (("--data", a.data), ("--future", a.future)):
+        if read and Path(read).exists() and out.exists() and out.samefile(read):
+            raise InvalidArgument(f"--out {a.out} is the file of {option}; name another one.")
     run = SavedRun(Path(a.run_folder))
     if is_file(a):
         names = a.columns or read_channels(a.data)
@@ -48,7 +49,12 @@ def _predict(a: argparse.Namespace) -> int:
         frame, _ = read_frame(a)
     future = read_csv(a.future, columns=run.recipe.future or None) if a.future else None
     forecast = forecast_frame(run, frame, future=future, device=a.device)
-    write_table(out, forecast.dates, forecast.channels, forecast.values, offset=forecast.offset)
+    date_column = "date"
+    while date_column in forecast.channels:
+        date_column += "_"
+    write_table(
+        out, forecast.dates, forecast.channels, forecast.values, date_column=date_column, offset=forecast.offset
+    )
     first, last = format_dates(forecast.dates[[0, -1]], forecast.offset)
     print(f"{out}: {len(forecast.dates)} rows x {len(forecast.channels)} channels, {first} to {last}")
     if a.plot:

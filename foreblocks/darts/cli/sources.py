@@ -45,7 +45,7 @@ def is_file(a: argparse.Namespace) -> bool:
     if a.demo:
         return False
     path = Path(a.data)
-    return path.exists() or bool(path.suffix) or len(path.parts) > 1
+    return path.is_file() or bool(path.suffix) or len(path.parts) > 1
 
 
 def check_one_source(a: argparse.Namespace) -> None:

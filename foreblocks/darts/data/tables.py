@@ -59,10 +59,13 @@ def write_table(
         offset: how far ahead of UTC a CSV writes the dates; None for dates without an offset.
 
     Raises:
-        InvalidArgument, OptionalDependencyError: as ``check_table_path``.
+        InvalidArgument: as ``check_table_path``, or a channel has the name of the date column.
+        OptionalDependencyError: as ``check_table_path``.
         OSError: the file cannot be written.
     """
     path = check_table_path(path)
+    if date_column in channels:
+        raise InvalidArgument(f"date_column={date_column!r} is a channel too; channels={list(channels)}.")
     partial = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         if path.suffix.lower() == ".parquet":
