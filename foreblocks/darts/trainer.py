@@ -770,6 +770,9 @@ class DARTSTrainer:
     def _limits(
         self, loader: Any, seed: int, train_batches: int | None, val_batches: int | None, amp: bool
     ) -> LoopLimits:
+        for name, batches in (("max_train_batches", train_batches), ("max_val_batches", val_batches)):
+            if batches is not None:
+                check_int(name, batches, low=1)
         return LoopLimits(
             batch_size=loader_batch_size(loader), seed=seed, max_train_batches=train_batches,
             max_val_batches=val_batches, device=torch.device(self.device), use_amp=amp,

@@ -107,6 +107,8 @@ def test_bad_arguments_are_said_before_any_work(tmp_path: Path, monkeypatch: pyt
     (tmp_path / "file").write_text("")
     with pytest.raises(InvalidArgument, match="save_csv_path"):
         grid(never, save_csv_path=str(tmp_path / "file" / "rates.csv"))
+    with pytest.raises(InvalidArgument, match="is a folder"):
+        grid(never, save_csv_path=str(tmp_path))
     for name in ["pandas", *(m for m in sys.modules if m.startswith("pandas."))]:
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(OptionalDependencyError, match="'pandas'"):

@@ -181,6 +181,23 @@ def test_bad_input_is_named(tmp_path: Path) -> None:
         trainer().multi_fidelity_search(*parts, **SMALL, run_dir=tmp_path / "file")
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"max_train_batches": 0}, "max_train_batches=0"),
+        ({"max_val_batches": -1}, "max_val_batches=-1"),
+        ({"final_max_train_batches": -5}, "final_max_train_batches=-5"),
+        ({"seasonal_period": 0}, "seasonal_period=0"),
+        ({"loss_type": "mze"}, "'mze' is not known"),
+        ({"final_loss_type": "mze"}, "'mze' is not known"),
+    ],
+)
+def test_bad_sizes_and_losses_are_said_before_any_work(change: dict, message: str, tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgument, match=message):
+        trainer().multi_fidelity_search(*windows(series()), **{**SMALL, **change}, run_dir=tmp_path / "run")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_config_object_and_rungs() -> None:
     config = DARTSConfig(input_dim=C, forecast_horizon=H, seq_length=L)
     config.search.search_epochs = 20

@@ -105,6 +105,8 @@ def bilevel_lr_sensitivity(
     target = None if save_csv_path is None else Path(save_csv_path)
     if target is not None:
         writable_folder("save_csv_path", target.parent)
+        if target.is_dir():
+            raise InvalidArgument(f"save_csv_path={str(target)!r} is a folder; name a file.")
     runs = list(product(grid.model_lrs, grid.arch_lrs, grid.seeds))
     tasks = [
         RateTask(

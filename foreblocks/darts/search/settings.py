@@ -9,6 +9,7 @@ from pathlib import Path
 from .._core.errors import InvalidArgument, check_choice, check_int
 from .._core.seeding import derive_seed
 from ..config import SEARCH_BASELINES, DARTSTrainConfig, FinalTrainConfig, MultiFidelitySearchConfig
+from ..evaluation.losses import get_loss_function
 from ..training.events import Callback
 from ..training.loop import LoopLimits
 from ..training.select import DeriveSettings
@@ -77,6 +78,11 @@ class SearchSettings:
         check_int("trial_steps", self.trial_steps, low=0)
         check_int("finalists", self.finalists, low=1)
         check_int("final_threads", self.final_threads, low=1)
+        for name in ("final_max_train_batches", "seasonal_period"):
+            if getattr(self, name) is not None:
+                check_int(name, getattr(self, name), low=1)
+        for loss in (self.train.loss_type, self.final.loss_type):
+            get_loss_function(loss)  # refuses an unknown one before any work
         if s.top_k > s.num_candidates:
             raise InvalidArgument(f"top_k={s.top_k} must not exceed num_candidates={s.num_candidates}.")
         if self.resume and self.run_dir is None:
