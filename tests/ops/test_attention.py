@@ -135,6 +135,12 @@ def test_rotation_is_a_complex_product(features: int) -> None:
     torch.testing.assert_close(by_rotate, by_product)
 
 
+@pytest.mark.parametrize(("dtype", "error"), [(torch.bfloat16, 0.05), (torch.float16, 0.01)])
+def test_rotation_in_half_precision_knows_late_steps(dtype: torch.dtype, error: float) -> None:
+    x = _tokens(1, 1, 700, 16).to(dtype)
+    torch.testing.assert_close(rotate(x).float(), rotate(x.float()), atol=error, rtol=error)
+
+
 def test_rotated_products_depend_on_the_distance_only() -> None:
     q, k = (_tokens(1, 1, 1, 6, seed=s).expand(-1, -1, 12, -1) for s in (1, 2))
     scores = (rotate(q) @ rotate(k).transpose(-1, -2))[0, 0]

@@ -85,6 +85,7 @@ class LinearForecaster(nn.Module):
     """
 
     weight: torch.Tensor
+    targets: torch.Tensor | None
 
     def __init__(self, spec: LinearSpec) -> None:
         super().__init__()
@@ -93,6 +94,8 @@ class LinearForecaster(nn.Module):
         if spec.mode == "per_channel":
             shape = (spec.output_dim, *shape)
         self.register_buffer("weight", torch.zeros(shape))
+        targets = None if spec.target_channels is None else torch.tensor(spec.target_channels)
+        self.register_buffer("targets", targets, persistent=False)
 
     @classmethod
     def from_weight(cls, spec: LinearSpec, weight: torch.Tensor) -> LinearForecaster:
@@ -112,8 +115,8 @@ class LinearForecaster(nn.Module):
         spec = self.spec
         if x.dim() != 3 or x.shape[1] != spec.seq_length or x.shape[2] != spec.input_dim:
             raise InvalidArgument(f"x has shape {tuple(x.shape)}; expected [B, {spec.seq_length}, {spec.input_dim}].")
-        if spec.target_channels is not None:
-            x = x[..., spec.target_channels]
+        if self.targets is not None:
+            x = x.index_select(2, self.targets)
         level = x[:, -1:, :] if spec.centre == "last" else x.mean(dim=1, keepdim=True)
         series = (x - level).transpose(1, 2)  # [B, C, L]
         if spec.mode == "shared":

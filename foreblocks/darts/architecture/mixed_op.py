@@ -114,7 +114,7 @@ class MixedOp(nn.Module):
         rebuild = relaxation.partial != self.relaxation.partial
         if rebuild:
             self.groups = self._groups(relaxation.partial)
-            self.ops = self._build_ops().to(self.member)
+            self.ops = self._build_ops().to(self.member).train(self.training)
         self.relaxation = relaxation
         return rebuild
 

@@ -42,7 +42,7 @@ class EdgeLogits:
     floor: float = 0.0
 
     def joint(self, *, tempered: bool = True) -> Tensor:
-        """Return ``op / τ + family / τ_family`` ``[E, K]`` (both τ are 1 if not ``tempered``); pruned ops get -1e9.
+        """Return ``op / τ + family / τ_family`` ``[E, K]`` (both τ are 1 if not ``tempered``); pruned ops get -1e9 (float16: its lowest).
 
         Added and not normalised inside a family: the logit of an op that is alone in its family still counts.
         """
@@ -51,7 +51,7 @@ class EdgeLogits:
             family = self.family / self.family_temperature if tempered else self.family
             # Not a matrix product: autocast would round it to half precision.
             joint = joint + (family.unsqueeze(1) * self.member).sum(dim=2)
-        return joint.masked_fill(~self.alive, PRUNED)
+        return joint.masked_fill(~self.alive, max(PRUNED, torch.finfo(joint.dtype).min))
 
 
 class Relaxation(Protocol):

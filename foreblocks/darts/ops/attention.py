@@ -54,9 +54,11 @@ def rotate(x: Tensor) -> Tensor:
     half = x.shape[-1] // 2
     if half == 0:
         return x
-    rate = torch.pow(ROPE_BASE, -torch.arange(half, dtype=x.dtype, device=x.device) / half)
-    angle = torch.arange(x.shape[2], dtype=x.dtype, device=x.device).unsqueeze(-1) * rate  # [T, E // 2]
-    cos, sin = angle.cos(), angle.sin()
+    # At least float32: bfloat16 holds an angle of 300 to the nearest 2 only.
+    exact = torch.promote_types(x.dtype, torch.float32)
+    rate = torch.pow(ROPE_BASE, -torch.arange(half, dtype=exact, device=x.device) / half)
+    angle = torch.arange(x.shape[2], dtype=exact, device=x.device).unsqueeze(-1) * rate  # [T, E // 2]
+    cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
     pairs = x[..., : 2 * half]
     # Rolling by a half swaps the halves in one copy; slices would each fill a gradient of the full size.
     turned = torch.addcmul(pairs * torch.cat([cos, cos], -1), pairs.roll(half, -1), torch.cat([-sin, sin], -1))
