@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import pickle
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +15,7 @@ from foreblocks.darts._core.errors import DataError, InvalidArgument
 from foreblocks.darts.architecture.build import build_network
 from foreblocks.darts.architecture.derive import derive_final_architecture, derive_network, derive_spec, derived_path
 from foreblocks.darts.architecture.spec import ARCH_MODES, ArchSpec, Macro
+from foreblocks.darts.training.checkpoint import build_described, describe_model
 
 OPS = ["Identity", "TimeConv", "GRN", "DLinear", "Fourier"]
 LAYOUTS = [("mixed", 1), ("mixed", 8), ("independent", 8), ("variate", 1)]
@@ -67,6 +71,37 @@ def test_spec_survives_json_and_rebuilds_the_same_network() -> None:
     torch.testing.assert_close(rebuilt.eval()(x), fixed(x), rtol=0, atol=0)
 
 
+def test_equal_specs_have_one_text_whatever_kind_of_number_they_came_as() -> None:
+    plain = ArchSpec(Macro(3, 16, 4, dropout=0.0), ())
+    other = ArchSpec(Macro(np.int64(3), 16, np.int32(4), dropout=0), ())
+    assert plain == other
+    assert (plain.to_json(), hash(plain), plain.digest) == (other.to_json(), hash(other), other.digest)
+
+
+@pytest.mark.parametrize(
+    ("path", "named"),
+    [
+        (("cells",), "ArchSpec.*cells"),
+        (("macro", "horizon"), "Macro.*horizon"),
+        (("cells", 0, "edges"), "CellSpec.*edges"),
+        (("cells", 0, "edges", 0, "op"), "EdgeSpec.*op"),
+        (("cells", 0, "edges", 0, "op", "path"), "OpSpec.*path"),
+    ],
+)
+def test_a_field_that_a_spec_lacks_or_does_not_know_is_named(path: tuple, named: str) -> None:
+    whole = derive_spec(network()).to_dict()
+    lacking, strange = copy.deepcopy(whole), copy.deepcopy(whole)
+    place, other = lacking, strange
+    for key in path[:-1]:
+        place, other = place[key], other[key]
+    del place[path[-1]]
+    other["colour"] = 1
+    with pytest.raises(InvalidArgument, match=named):
+        ArchSpec.from_dict(lacking)
+    with pytest.raises(InvalidArgument, match="colour"):
+        ArchSpec.from_dict(strange)
+
+
 def test_two_inputs_a_node_are_kept() -> None:
     spec = derive_spec(network(num_nodes=4))
     counts = [sum(e.target == node for e in spec.cells[0].edges) for node in (1, 2, 3)]
@@ -89,6 +124,35 @@ def test_relaxation_can_be_switched() -> None:
     model.set_relaxation("gdas")
     assert model.cells[0].edges[0].relaxation.name == "gdas"
     assert model.get_config()["use_gdas"] is True
+
+
+def test_new_ops_are_in_the_mode_of_the_network() -> None:
+    model = network(num_nodes=2).eval()
+    model.set_relaxation("pc")
+    assert not any(part.training for part in model.modules())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_searched_network_forecasts_in_half_precision(dtype: torch.dtype) -> None:
+    model = network(num_nodes=3).eval()
+    model.cells[0].edges[0].keep_only(torch.tensor([True, True, False, True, True]))
+    x = torch.randn(2, 24, 3).to(dtype)
+    wanted = model(x.float())
+    found = copy.deepcopy(model).to(dtype)(x)
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), wanted, atol=0.1, rtol=0.05)
+
+
+def test_a_rebuilt_searched_network_forecasts_the_same() -> None:
+    model = network().eval()
+    with torch.no_grad():
+        for alpha in model.arch_parameters():
+            alpha.normal_()
+    model.set_temperature(0.4)
+    again = build_described(json.loads(json.dumps(describe_model(model))))
+    again.load_state_dict(model.state_dict())
+    x = torch.randn(2, 24, 3)
+    torch.testing.assert_close(again.eval()(x), model(x))
 
 
 def test_pruned_ops_never_run_again_and_probabilities_stay_valid() -> None:
@@ -148,6 +212,9 @@ def test_exports_with_a_dynamic_batch() -> None:
         ({"selected_ops": ["TimeConvv"]}, "TimeConv"),
         ({"latent_dim": 16}, "latent_dim"),
         ({"num_cells": 0}, "num_cells"),
+        ({"selected_ops": []}, "leaves no op"),
+        ({"final_temperature": 0.0, "temperature_schedule": "exponential"}, "final_temperature"),
+        ({"temperature_warmup_epochs": -1}, "temperature_warmup_epochs"),
     ],
 )
 def test_bad_arguments_are_named(changes: dict, named: str) -> None:

@@ -145,7 +145,9 @@ class TimeSeriesDARTS(nn.Module):
         self.macro = _macro_of(given, macro)
         self.num_nodes = check_int("num_nodes", num_nodes, low=2)
         self.max_active_edges_per_node = check_int("max_active_edges_per_node", max_active_edges_per_node, low=1)
-        names = selected_ops or (["Identity", "TimeConv"] if initial_search else DEFAULT_OPS)
+        names = selected_ops
+        if names is None:
+            names = ["Identity", "TimeConv"] if initial_search else DEFAULT_OPS
         self.selected_ops = _ops_that_fit(names, self.macro.num_tokens)
         self._config["selected_ops"] = list(self.selected_ops)
         settings = MixtureSettings(
@@ -169,6 +171,8 @@ class TimeSeriesDARTS(nn.Module):
             for _ in range(check_int("num_cells", num_cells, low=1))
         )
         check_choice("temperature_schedule", temperature_schedule, TEMPERATURE_SCHEDULES)
+        check_real("final_temperature", final_temperature, low=1e-6)
+        check_int("temperature_warmup_epochs", temperature_warmup_epochs, low=0)
         self.set_temperature(temperature)
 
     def forward(

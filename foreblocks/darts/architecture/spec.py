@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from typing import Any
 
 from .._core.errors import InvalidArgument, check_channels, check_choice, check_int, check_real, nearest
@@ -72,10 +72,11 @@ class Macro:
     target_channels: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("input_dim", "seq_length", "horizon", "hidden_dim", "num_heads"):
-            check_int(name, getattr(self, name), low=1)
-        check_int("num_layers", self.num_layers, low=0)
-        check_int("future_dim", self.future_dim, low=0)
+        # Kept as plain int and float: equal choices have equal JSON, whatever kind of number they came as.
+        lowest = {name: 1 for name in ("input_dim", "seq_length", "horizon", "hidden_dim", "num_heads", "patch_len")}
+        for name, low in {**lowest, "num_layers": 0, "future_dim": 0}.items():
+            object.__setattr__(self, name, check_int(name, getattr(self, name), low=low))
+        object.__setattr__(self, "dropout", check_real("dropout", self.dropout, low=0.0))
         if self.target_channels is not None:
             chosen = check_channels("target_channels", self.target_channels, self.input_dim, empty=False)
             everything = chosen == tuple(range(self.input_dim))
@@ -83,12 +84,11 @@ class Macro:
         check_choice("arch_mode", self.arch_mode, ARCH_MODES)
         check_choice("series_norm", self.series_norm, SERIES_NORMS)
         check_choice("channel_mode", self.channel_mode, CHANNEL_MODES)
-        check_int("patch_len", self.patch_len, low=1)
         check_choice("head", self.head, HEADS)
         check_choice("attention", self.attention, ATTENTION_VARIANTS)
         check_choice("ffn", self.ffn, FFN_VARIANTS)
         check_choice("linear_path", self.linear_path, LINEAR_PATHS)
-        if check_real("dropout", self.dropout, low=0.0) >= 1.0:
+        if self.dropout >= 1.0:
             raise InvalidArgument(f"dropout={self.dropout} must be below 1.")
         if self.hidden_dim % self.num_heads:
             raise InvalidArgument(f"hidden_dim={self.hidden_dim} must be divisible by num_heads={self.num_heads}.")
@@ -187,15 +187,8 @@ class ArchSpec:
                 f"arch spec format={data.get('format')!r} is not supported; this is {FORMAT_VERSION}."
             )
         body = {key: value for key, value in data.items() if key != "format"}
-        _only(body, cls)
-        cells = tuple(
-            CellSpec(
-                num_nodes=cell["num_nodes"],
-                edges=tuple(EdgeSpec(e["source"], e["target"], _strict(OpSpec, e["op"])) for e in cell["edges"]),
-            )
-            for cell in body["cells"]
-        )
-        return cls(macro=_strict(Macro, body["macro"]), cells=cells)
+        _check_fields(cls, body)
+        return cls(macro=_strict(Macro, body["macro"]), cells=tuple(_cell(cell) for cell in body["cells"]))
 
     @classmethod
     def from_json(cls, text: str) -> ArchSpec:
@@ -242,20 +235,34 @@ def with_macro(spec: ArchSpec, **changes: Any) -> ArchSpec:
 
 
 def macro_from_dict(data: Mapping[str, Any]) -> Macro:
-    """Rebuild a ``Macro``; unknown keys raise ``InvalidArgument``."""
+    """Rebuild a ``Macro``; unknown or missing keys raise ``InvalidArgument``."""
     return _strict(Macro, data)
 
 
+def _cell(data: Mapping[str, Any]) -> CellSpec:
+    _check_fields(CellSpec, data)
+    return CellSpec(data["num_nodes"], tuple(_edge(edge) for edge in data["edges"]))
+
+
+def _edge(data: Mapping[str, Any]) -> EdgeSpec:
+    _check_fields(EdgeSpec, data)
+    return EdgeSpec(data["source"], data["target"], _strict(OpSpec, data["op"]))
+
+
 def _strict(cls: Any, data: Mapping[str, Any]) -> Any:
-    _only(data, cls)
+    _check_fields(cls, data)
     return cls(**data)
 
 
-def _only(data: Mapping[str, Any], cls: Any) -> None:
+def _check_fields(cls: Any, data: Mapping[str, Any]) -> None:
     names = [f.name for f in fields(cls)]
     for key in data:
         if key not in names:
             raise InvalidArgument(f"{cls.__name__} has no field {key!r}.{nearest(key, names)}")
+    missing = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
+    missing = [name for name in missing if name not in data]
+    if missing:
+        raise InvalidArgument(f"{cls.__name__} needs the fields {missing}.")
 
 
 def _walk(prefix: str, a: Any, b: Any) -> list[tuple[str, Any, Any]]:

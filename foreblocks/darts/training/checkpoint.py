@@ -37,7 +37,7 @@ def describe_model(model: nn.Module) -> dict[str, Any]:
         # A list: the order of the parts is the order of the weights.
         return {"kind": "blend", "parts": [[name, describe_model(part)] for name, part in model.parts.items()]}
     if isinstance(model, TimeSeriesDARTS):
-        return {"kind": "searched", "config": to_plain(model.get_config())}
+        return {"kind": "searched", "config": to_plain(model.get_config()), "temperature": model.temperature}
     raise InvalidArgument(f"a {type(model).__name__} cannot be saved: it has no description to rebuild it from.")
 
 
@@ -51,7 +51,9 @@ def build_described(description: dict[str, Any]) -> nn.Module:
     if kind == "blend":
         return BlendedForecaster({name: build_described(part) for name, part in description["parts"]})
     if kind == "searched":
-        return TimeSeriesDARTS.from_config(description["config"])
+        model = TimeSeriesDARTS.from_config(description["config"])
+        model.set_temperature(description.get("temperature", model.temperature))  # older files do not have it
+        return model
     raise DataError(f"the file describes a model of kind {kind!r}, which this version does not know.")
 
 
