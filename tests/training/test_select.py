@@ -11,12 +11,13 @@ import torch
 from torch import Tensor, nn
 
 from foreblocks.darts import DARTSTrainer, TimeSeriesDARTS
-from foreblocks.darts._core.errors import InvalidArgument
+from foreblocks.darts._core.errors import DivergedError, InvalidArgument
 from foreblocks.darts.architecture.build import build_network
 from foreblocks.darts.architecture.derive import derive_spec, searched_mixture
 from foreblocks.darts.config import DARTSTrainConfig
 from foreblocks.darts.data.windows import WindowDataset
 from foreblocks.darts.ops import registry
+from foreblocks.darts.training import select as select_module
 from foreblocks.darts.training.bilevel import new_state
 from foreblocks.darts.training.darts_loop import SearchData, block_loss, derived_loss, search_epochs, train_darts_model
 from foreblocks.darts.training.loop import LoopLimits
@@ -157,6 +158,26 @@ def test_the_chosen_network_inherits_its_weights_and_the_gap_is_what_it_says(use
     assert [(c.name, c.loss, c.spec) for c in again.contenders] == [
         (c.name, c.loss, c.spec) for c in selection.contenders
     ]
+
+
+def test_who_diverges_is_out_of_the_race(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = searched(2, epochs=1)
+    original = select_module.block_loss
+    calls: list[int] = []
+    fails = {2}
+
+    def block_loss_of(*arguments: Any, **keywords: Any) -> float:
+        calls.append(1)
+        if len(calls) in fails:
+            raise DivergedError("the loss stopped being finite")
+        return original(*arguments, **keywords)
+
+    monkeypatch.setattr(select_module, "block_loss", block_loss_of)
+    assert [c.name for c in found.select(rivals=1, tune_steps=0).contenders] == ["random_1"]
+    calls.clear()
+    fails.add(3)
+    with pytest.raises(DivergedError):
+        found.select(rivals=1, tune_steps=0)
 
 
 def test_tuning_helps_and_leaves_the_alphas() -> None:

@@ -15,7 +15,7 @@ from typing import Any, Protocol, final
 import torch
 from torch import Tensor, nn
 
-from .._core.errors import check_choice, check_int
+from .._core.errors import DivergedError, check_choice, check_int
 from .._core.logging import get_logger
 from .._core.seeding import generator, seeded
 from .._core.types import WindowSource
@@ -204,7 +204,11 @@ def select_architecture(
 ) -> Selection:
     """Make ``model`` discrete by each rule and race the results on the validation windows; ``model`` stays as it is.
 
-    ``perturb`` always meets ``argmax``; both, and the random rivals, get the same tuning on the same batches.
+    ``perturb`` always meets ``argmax``; both, and the random rivals, get the same tuning on the same batches. One that
+    diverges is out of the race, which is logged.
+
+    Raises:
+        DivergedError: the mixture diverges, or every contender does.
     """
     loss_fn = get_loss_function(config.loss_type)
     draw = generator("derive_windows", limits.seed)
@@ -220,16 +224,24 @@ def select_architecture(
         rules[f"random_{number + 1}"] = RandomRule(generator("derive_rival", limits.seed, number))
     with searched_mixture(model):
         mixed_loss = block_loss(model, data.val, limits)
-    contenders = []
+    contenders: list[Contender] = []
+    failures: list[DivergedError] = []
     for name, rule in rules.items():
         twin = copy.deepcopy(model)
         steps = 0 if settings.is_plain else settings.tune_steps
         choice = _project(twin, rule, _Tuning(twin, data, config, limits, steps))
-        with derived_path(twin, choice):
-            loss = block_loss(twin, data.val, limits)
+        try:
+            with derived_path(twin, choice):
+                loss = block_loss(twin, data.val, limits)
+        except DivergedError as error:
+            failures.append(error)
+            logger.warning("derived by %s: out of the race, %s", name, error)
+            continue
         spec = spec_of(twin, choice)
         contenders.append(Contender(name, spec, loss, cpu_state(derive_network(twin, spec))))
         logger.info("derived by %s: validation loss %.4f (mixture %.4f)", name, loss, mixed_loss)
+    if not contenders:
+        raise failures[0]
     # Python's sort is stable: of equal losses the rule that was asked for first wins.
     order = {settings.method: 0}
     contenders.sort(key=lambda c: (c.loss, order.get(c.name, 1)))
