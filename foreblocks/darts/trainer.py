@@ -462,7 +462,7 @@ class DARTSTrainer:
             run_name: name of that folder; None makes one from the time.
             retrain_final_from_scratch: fresh weights for the final training; else those that the search found.
             discrete_arch_threshold: probability from which a choice counts as clear.
-            use_amp: autocast on CUDA.
+            use_amp: autocast to bfloat16 on CUDA.
             seed: decides candidates, weights and batches.
             run_dir: folder for the run; None writes nothing. One that holds a search already is refused.
             resume: go on with the search in ``run_dir``, from its last finished task or epoch to the result that it

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
@@ -16,6 +17,7 @@ from foreblocks.darts import TimeSeriesDARTS
 from foreblocks.darts._core.seeding import seeded
 from foreblocks.darts.config import DARTSTrainConfig
 from foreblocks.darts.data.windows import WindowDataset
+from foreblocks.darts.training import darts_loop
 from foreblocks.darts.training.bilevel import BilevelStepper, SearchState, new_state
 from foreblocks.darts.training.darts_loop import SearchData, search_epochs, train_darts_model
 from foreblocks.darts.training.events import Event
@@ -205,12 +207,64 @@ def test_a_search_in_two_parts_equals_one_in_a_piece(changes: dict[str, Any]) ->
     whole = search_epochs(fresh(), data, settings, LIMITS)
     first = search_epochs(fresh(), data, settings, LIMITS, until=1)
     later = fresh()
-    later.load_dict(copy.deepcopy(first.to_dict()))
+    later.load_dict(first.to_dict())
     later = search_epochs(later, data, settings, LIMITS)
     assert later.history["val_losses"] == whole.history["val_losses"]
     for (name, a), b in zip(whole.model.state_dict().items(), later.model.state_dict().values(), strict=True):
         assert torch.equal(a, b), name
     assert all(torch.equal(a, later.best_state[name]) for name, a in whole.best_state.items())
+
+
+def _tensors(tree: Any) -> Iterator[torch.Tensor]:
+    if isinstance(tree, torch.Tensor):
+        yield tree
+    elif isinstance(tree, dict):
+        for value in tree.values():
+            yield from _tensors(value)
+    elif isinstance(tree, (list, tuple)):
+        for value in tree:
+            yield from _tensors(value)
+
+
+def test_a_saved_state_is_not_changed_by_going_on() -> None:
+    settings = config(epochs=4, use_swa=True, arch_grad_ema_beta=0.5, collapse_every=1)
+    data = SearchData.split(*windows(), settings, batch_size=16)
+    state = search_epochs(new_state(network(), settings), data, settings, LIMITS, until=3)
+    saved = state.to_dict()
+    before = copy.deepcopy(saved)
+    search_epochs(state, data, settings, LIMITS)
+    for _ in range(2):
+        again = new_state(network(), settings)
+        again.load_dict(saved)
+        search_epochs(again, data, settings, LIMITS)
+        assert again.history["val_losses"] == state.history["val_losses"]
+        assert again.collapse.eigenvalues == state.collapse.eigenvalues
+    assert saved["collapse"]["alpha_steps"] == before["collapse"]["alpha_steps"]
+    assert all(torch.equal(a, b) for a, b in zip(_tensors(saved), _tensors(before), strict=True))
+
+
+def test_the_last_step_of_an_epoch_takes_the_mean_of_the_batches_it_has() -> None:
+    settings = config(epochs=1, gradient_accumulation_steps=3, arch_learning_rate=0.0)
+    seen: list[tuple[bool, int]] = []
+
+    class Spy(BilevelStepper):
+        def weight_step(self, batch, *, apply: bool = True, parts: int = 1):
+            seen.append((apply, parts))
+            return super().weight_step(batch, apply=apply, parts=parts)
+
+    data = SearchData.split(*windows(), settings, batch_size=16)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(darts_loop, "BilevelStepper", Spy)
+        search_epochs(new_state(network(), settings), data, settings, LIMITS)
+    assert seen == [(False, 3), (False, 3), (True, 3), (True, 1)]
+
+
+def test_the_plan_counts_the_alpha_steps_that_are_made() -> None:
+    for every in (1, 3, 5):
+        settings = config(epochs=2, architecture_update_freq=every)
+        data = SearchData.split(*windows(), settings, batch_size=16)
+        state = search_epochs(new_state(network(), settings), data, settings, LIMITS)
+        assert state.alpha_steps == data.plan(settings, LIMITS).alpha_steps(settings)
 
 
 @pytest.mark.parametrize("relaxation", ["gdas", "drnas", "pc", "fair"])

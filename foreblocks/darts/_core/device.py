@@ -28,6 +28,9 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
         raise InvalidArgument(
             f"device={str(resolved)!r} asked for, but CUDA is not available here; use 'auto' or 'cpu'."
         )
+    if resolved.type == "cuda" and resolved.index is not None and resolved.index >= torch.cuda.device_count():
+        last = torch.cuda.device_count() - 1
+        raise InvalidArgument(f"device={str(resolved)!r} asked for; this machine has 'cuda:0' to 'cuda:{last}'.")
     return resolved
 
 

@@ -23,7 +23,10 @@ def generator(*parts: object) -> torch.Generator:
 @contextmanager
 def seeded(*parts: object) -> Iterator[None]:
     """Run a block under its own torch seed and give the caller's random state back afterwards."""
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+    # All of them, since the seed goes to all of them.
+    devices = (
+        list(range(torch.cuda.device_count())) if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+    )
     with torch.random.fork_rng(devices=devices):
         torch.manual_seed(derive_seed(*parts))
         yield

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .._core.errors import check_choice
 
-PRUNED = -1e9  # finite, so that no gradient is NaN
+PRUNED = -1e9  # finite, so that no gradient is NaN; float16 takes its lowest number
 _TINY = 1e-12
 
 
@@ -42,7 +42,7 @@ class EdgeLogits:
     floor: float = 0.0
 
     def joint(self, *, tempered: bool = True) -> Tensor:
-        """Return ``op / τ + family / τ_family`` ``[E, K]`` (both τ are 1 if not ``tempered``); pruned ops get -1e9 (float16: its lowest).
+        """Return ``op / τ + family / τ_family`` ``[E, K]`` (both τ are 1 if not ``tempered``); pruned ops get -1e9.
 
         Added and not normalised inside a family: the logit of an op that is alone in its family still counts.
         """

@@ -73,7 +73,7 @@ class Macro:
 
     def __post_init__(self) -> None:
         # Kept as plain int and float: equal choices have equal JSON, whatever kind of number they came as.
-        lowest = {name: 1 for name in ("input_dim", "seq_length", "horizon", "hidden_dim", "num_heads", "patch_len")}
+        lowest = dict.fromkeys(("input_dim", "seq_length", "horizon", "hidden_dim", "num_heads", "patch_len"), 1)
         for name, low in {**lowest, "num_layers": 0, "future_dim": 0}.items():
             object.__setattr__(self, name, check_int(name, getattr(self, name), low=low))
         object.__setattr__(self, "dropout", check_real("dropout", self.dropout, low=0.0))

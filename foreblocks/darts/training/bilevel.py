@@ -21,7 +21,7 @@ from ..architecture.sequence import moe_balance_loss
 from ..config import DARTSTrainConfig
 from .average import WeightAverage
 from .collapse import EPOCH_KEYS, CollapseTrace
-from .loop import LoopLimits, LossFunction, autocast, cpu_state
+from .loop import LoopLimits, LossFunction, autocast, cpu_copy, cpu_state
 from .perturb import AlphaPerturbation
 from .regularize import ArchitecturePenalty
 from .schedules import cosine, one_cycle, set_rate
@@ -51,7 +51,7 @@ class SearchPlan:
 
     def alpha_steps(self, config: DARTSTrainConfig) -> int:
         """Alpha steps of the full search."""
-        return max(0, self.total_steps - self.warmup_steps(config.warmup_epochs)) // config.architecture_update_freq
+        return -(-(self.total_steps - self.warmup_steps(config.warmup_epochs)) // config.architecture_update_freq)
 
     def warmup_steps(self, warmup_epochs: int) -> int:
         """Steps without alpha updates: ``warmup_epochs``, but at most a fifth of the search."""
@@ -109,11 +109,14 @@ class SearchState:
         return {alpha: slot["exp_avg"] for alpha, slot in stored.items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain Python and CPU tensors: everything needed to go on in another process."""
+        """Return plain Python and CPU tensors: everything needed to go on in another process.
+
+        The state shares nothing with it that changes later.
+        """
         return {
             "model": cpu_state(self.model),
-            "weight_optimizer": self.weight_optimizer.state_dict(),
-            "arch_optimizer": None if self.arch_optimizer is None else self.arch_optimizer.state_dict(),
+            "weight_optimizer": cpu_copy(self.weight_optimizer.state_dict()),
+            "arch_optimizer": None if self.arch_optimizer is None else cpu_copy(self.arch_optimizer.state_dict()),
             "best_state": self.best_state,
             "average": self.average.to_dict(),
             "alpha_means": {i: mean.cpu().clone() for i, mean in self.alpha_means.items()},
@@ -124,18 +127,19 @@ class SearchState:
         }
 
     def load_dict(self, data: dict[str, Any]) -> None:
-        """Inverse of ``to_dict`` on a state of the same candidate."""
+        """Inverse of ``to_dict`` on a state of the same candidate; ``data`` stays as it is."""
         self.model.load_state_dict(data["model"])
         self.model.set_temperature(data["temperature"])
-        self.weight_optimizer.load_state_dict(data["weight_optimizer"])
+        # Copies: an optimizer takes the tensors that it is given, and changes them in its next step.
+        self.weight_optimizer.load_state_dict(cpu_copy(data["weight_optimizer"]))
         if self.arch_optimizer is not None:
-            self.arch_optimizer.load_state_dict(data["arch_optimizer"])
+            self.arch_optimizer.load_state_dict(cpu_copy(data["arch_optimizer"]))
         self.best_state = data["best_state"]
         self.average.load_dict(data["average"])
         device = next(self.model.parameters()).device
         self.alpha_means = {i: mean.to(device, copy=True) for i, mean in data["alpha_means"].items()}
         self.history = {key: list(values) for key, values in data["history"].items()}
-        self.collapse = CollapseTrace.from_dict(data["collapse"])
+        self.collapse = CollapseTrace.from_dict(cpu_copy(data["collapse"]))
         for key in _COUNTERS:
             setattr(self, key, data[key])
 
@@ -219,13 +223,16 @@ class BilevelStepper:
         """Share of the search that is done, from the end of warm-up, in [0, 1]."""
         return max(0.0, (self.state.step - self._warmup) / max(1, self.plan.total_steps - self._warmup))
 
-    def weight_step(self, batch: Batch, *, apply: bool = True) -> Tensor:
-        """Accumulate the gradient of a weight batch, and with ``apply`` make the step; return the detached loss."""
+    def weight_step(self, batch: Batch, *, apply: bool = True, parts: int = 1) -> Tensor:
+        """Accumulate the gradient of a weight batch, and with ``apply`` make the step; return the detached loss.
+
+        ``parts`` is the number of batches whose mean makes the step.
+        """
         state = self.state
         _require_grad(self._alphas, False)
         with self._perturbation(lambda: self._loss(batch), state.step / self.plan.total_steps):
             loss = self._loss(batch)
-            (loss / self.config.gradient_accumulation_steps).backward()
+            (loss / parts).backward()
         _require_grad(self._alphas, True)
         if apply:
             nn.utils.clip_grad_norm_(self._weights, WEIGHT_CLIP)

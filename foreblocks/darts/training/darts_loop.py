@@ -134,8 +134,10 @@ def _epoch(stepper: BilevelStepper, data: SearchData, epoch: int, watch: Collaps
     total, count = torch.zeros((), dtype=torch.float64, device=limits.device), 0
     for number, part in enumerate(batches):
         batch = read_batch(data.train, data.weight_rows[part], role="train", batch=number).to(limits.device)
-        last = (number + 1) % config.gradient_accumulation_steps == 0 or number + 1 == len(batches)
-        loss = stepper.weight_step(batch, apply=last)
+        first = number - number % config.gradient_accumulation_steps
+        parts = min(config.gradient_accumulation_steps, len(batches) - first)  # the last step may have fewer
+        last = number + 1 == first + parts
+        loss = stepper.weight_step(batch, apply=last, parts=parts)
         total += loss.double() * len(part)
         count += len(part)
         if last and stepper.alpha_due:

@@ -181,7 +181,7 @@ def _epoch(
         rate = (
             one_cycle(step, total_steps, config.learning_rate)
             if config.use_onecycle
-            else cosine(epoch, config.epochs, config.learning_rate, final=0.0)
+            else cosine(epoch, config.epochs + 1, config.learning_rate, final=0.0)  # 0 would come after the last epoch
         )
         set_rate(optimizer, rate)
         batch = read_batch(train, indices, role="train", batch=number).to(limits.device)

@@ -6,11 +6,12 @@ import contextlib
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .._core.errors import DivergedError
+from .._core.errors import DataError, DivergedError
 from .._core.logging import get_logger, log_once
 from .._core.types import WindowSource
 from ..architecture.skeleton import forward_in_parts
@@ -32,7 +33,7 @@ class LoopLimits:
         max_train_batches: weight batches in an epoch, drawn at random; None means all.
         max_val_batches: validation batches, drawn at random once; None means all.
         device: where the model is.
-        use_amp: autocast, on CUDA only.
+        use_amp: autocast to bfloat16, on CUDA only.
         max_val_windows: validation windows, in place of ``max_val_batches``.
     """
 
@@ -57,11 +58,15 @@ class LoopLimits:
 
 
 def autocast(limits: LoopLimits) -> contextlib.AbstractContextManager[object]:
-    """Return the autocast context of a loop: float16 on CUDA when asked for, else none (said once on a CPU)."""
-    if limits.use_amp and limits.device.type == "cuda":
-        return torch.autocast("cuda")
-    if limits.use_amp:
-        log_once(logger, 10, "use_amp=True has no effect on this device: AMP is used on CUDA only.")
+    """Return the autocast context of a loop: bfloat16 on CUDA when asked for, else none (said once elsewhere).
+
+    Not float16: without a scaled loss its small gradients are 0, and the scale would be one more state to hand on.
+    """
+    if not limits.use_amp:
+        return contextlib.nullcontext()
+    if limits.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.autocast("cuda", dtype=torch.bfloat16)
+    log_once(logger, 10, f"use_amp=True has no effect on {limits.device.type}: AMP needs CUDA with bfloat16.")
     return contextlib.nullcontext()
 
 
@@ -77,7 +82,7 @@ def mean_loss(
     """Return the mean loss per window of ``model`` in eval mode; the mode is restored afterwards.
 
     Raises:
-        DataError: a batch is not finite.
+        DataError: a batch is not finite, or there is none.
     """
     training = model.training
     model.eval()
@@ -93,7 +98,9 @@ def mean_loss(
                 count += len(indices)
     finally:
         model.train(training)
-    return float(total / max(1, count))
+    if not count:
+        raise DataError(f"{role} data: there is no window to measure a loss on.")
+    return float(total / count)
 
 
 def validation_batches(source: WindowSource, limits: LoopLimits) -> list[Tensor]:
@@ -113,6 +120,17 @@ def check_finite_loss(loss: Tensor | float, where: str) -> float:
     if not math.isfinite(value):
         raise DivergedError(f"the loss stopped being finite in {where}; try a lower learning rate.")
     return value
+
+
+def cpu_copy(tree: Any) -> Any:
+    """Return a copy of nested dicts, lists and tuples whose tensors are on the CPU and share no memory with them."""
+    if isinstance(tree, Tensor):
+        return tree.detach().cpu().clone()
+    if isinstance(tree, dict):
+        return {key: cpu_copy(value) for key, value in tree.items()}
+    if isinstance(tree, (list, tuple)):
+        return type(tree)(cpu_copy(value) for value in tree)
+    return tree
 
 
 def cpu_state(model: nn.Module) -> dict[str, Tensor]:
