@@ -126,17 +126,19 @@ def with_identity(spec: ArchSpec) -> ArchSpec:
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    """Return a line per forecaster; for each rival also how far its blend is behind that of the search."""
+    """Return a line per forecaster that every seed has; for each rival also how far its blend is behind ours."""
     lines: list[list[Any]] = []
-    for name in rows[0]["mse"]:
+    names = [name for name in rows[0]["mse"] if all(name in row["mse"] for row in rows)]
+    rivals = [method for method in rows[0]["rivals"] if all(method in row["rivals"] for row in rows)]
+    for name in names:
         values = [row["mse"][name] for row in rows if row["mse"].get(name) is not None]
         lines.append([name, *mean_and_error(values)])
-    for method in rows[0]["rivals"]:
+    for method in rivals:
         behind = [row["mse"][f"{method}: blend"] - row["mse"]["blend"] for row in rows]
         lines.append([f"{method}: blend less that of the search", *mean_and_error(behind)])
     spread = [max(values) - min(values) for row in rows for values in [[w["ridge"] for w in row["block_weights"]]]]
     lines.append(["weight of ridge: range over validation blocks", *mean_and_error(spread)])
-    lines += [[f"{method}: steps of its search", *steps(rows, method)] for method in rows[0]["rivals"]]
+    lines += [[f"{method}: steps of its search", *steps(rows, method)] for method in rivals]
     return format_table(lines, ["forecaster", "mean", "error"])
 
 
