@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import json
 import pickle
 from typing import Any
@@ -129,3 +130,14 @@ def test_devices() -> None:
     assert DARTSConfig(device=torch.device("cpu")).to_dict()["device"] == "cpu"  # type: ignore[arg-type]
     with pytest.raises(InvalidArgument, match="device='gpu9'"):
         DARTSConfig(device="gpu9").resolve_device()
+
+
+@pytest.mark.parametrize("cls", CLASSES)
+def test_a_text_is_no_switch_number_or_seed(cls: Any) -> None:
+    for entry in dataclasses.fields(cls):
+        if entry.type in ("bool", "int", "float"):
+            for value in ("false", "x", None, []):
+                with pytest.raises(InvalidArgument, match=f"{entry.name}="):
+                    cls(**{entry.name: value})
+        if entry.type == "bool":
+            assert [getattr(cls(**{entry.name: value}), entry.name) for value in (0, 1)] == [False, True]

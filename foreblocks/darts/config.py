@@ -7,13 +7,12 @@ The meaning of a field stands beside it, after ``#:``.
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import ClassVar
 
-from ._core.errors import InvalidArgument, check_choice, check_int, check_range, check_real, nearest
+from ._core.errors import InvalidArgument, check_choice, check_int, check_real
+from ._core.plain_config import PlainConfig
 
 DEFAULT_ARCH_MODES: list[str] = ["encoder_decoder", "encoder_only", "decoder_only", "mamba"]
 DEFAULT_OP_FAMILIES: dict[str, list[str]] = {
@@ -56,64 +55,8 @@ def _default_families() -> dict[str, list[str]]:
     return {family: list(ops) for family, ops in DEFAULT_OP_FAMILIES.items()}
 
 
-class _PlainConfig:
-    """Reading from and writing to plain dictionaries, and the checks that the dataclasses share."""
-
-    _nested: ClassVar[dict[str, type[_PlainConfig]]] = {}
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Self:
-        """Build the configuration from a dictionary; fields that are missing keep their default.
-
-        Raises:
-            InvalidArgument: ``data`` is no mapping, has an unknown key (the nearest one is named), or a bad value.
-        """
-        if not isinstance(data, Mapping):
-            raise InvalidArgument(f"{cls.__name__}.from_dict needs a mapping, got {type(data).__name__}.")
-        names = [entry.name for entry in dataclasses.fields(cls)]  # type: ignore[arg-type]
-        for key in data:
-            if key not in names:
-                raise InvalidArgument(f"{cls.__name__} has no field {key!r}; fields: {names}.{nearest(key, names)}")
-        return cls(**{key: cls._nested[key].from_dict(v) if key in cls._nested else v for key, v in data.items()})
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return dictionaries, lists, numbers, strings, bools and None only; the result shares nothing with self."""
-        return {entry.name: _plain(getattr(self, entry.name)) for entry in dataclasses.fields(self)}  # type: ignore[arg-type]
-
-    def _ints(self, *names: str, low: int, optional: bool = False) -> None:
-        for name in names:
-            value = getattr(self, name)
-            if not (optional and value is None):
-                setattr(self, name, check_int(name, value, low=low))
-
-    def _reals(self, *names: str, low: float | None = None, high: float | None = None) -> None:
-        for name in names:
-            setattr(self, name, check_real(name, getattr(self, name), low=low, high=high))
-
-    def _ranges(self, *names: str, low: int) -> None:
-        for name in names:
-            setattr(self, name, check_range(name, getattr(self, name), low=low))
-
-    def _lists(self, *names: str, of: type, optional: bool = False) -> None:
-        for name in names:
-            value = getattr(self, name)
-            if optional and value is None:
-                continue
-            if not isinstance(value, (list, tuple)) or not value or not all(isinstance(item, of) for item in value):
-                raise InvalidArgument(f"{name}={value!r} must be a list of {of.__name__} with at least one entry.")
-            setattr(self, name, list(value))
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, _PlainConfig):
-        return value.to_dict()
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    return [_plain(item) for item in value] if isinstance(value, (list, tuple)) else value
-
-
 @dataclass
-class DARTSSearchSpaceConfig(_PlainConfig):
+class DARTSSearchSpaceConfig(PlainConfig):
     """What a candidate may be made of."""
 
     all_ops: list[str] = field(default_factory=DEFAULT_OPS.copy)  #: ops that may be drawn
@@ -135,6 +78,7 @@ class DARTSSearchSpaceConfig(_PlainConfig):
     ffn_variants: list[str] = field(default_factory=DEFAULT_FFN_VARIANTS.copy)
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._lists("all_ops", "arch_modes", "attention_variants", "ffn_variants", of=str)
         self._lists("hidden_dims", of=int)
         for mode in self.arch_modes:
@@ -149,7 +93,7 @@ class DARTSSearchSpaceConfig(_PlainConfig):
 
 
 @dataclass
-class DARTSTrainConfig(_PlainConfig):
+class DARTSTrainConfig(PlainConfig):
     """The bilevel training of one candidate; ``_core.keywords`` says which fields have no effect, and why."""
 
     epochs: int = 50  #: epochs of the search
@@ -205,6 +149,7 @@ class DARTSTrainConfig(_PlainConfig):
     collapse_every: int | None = None  #: alpha steps between two looks at it; None means 16 looks or fewer, 0 none
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._ints("epochs", "patience", "architecture_update_freq", "gradient_accumulation_steps", low=1)
         self._ints("hybrid_pruning_interval", "hessian_update_freq", "perturbation_steps", low=1)
         self._ints("warmup_epochs", "hybrid_pruning_start_epoch", low=0)
@@ -230,7 +175,7 @@ class DARTSTrainConfig(_PlainConfig):
 
 
 @dataclass
-class FinalTrainConfig(_PlainConfig):
+class FinalTrainConfig(PlainConfig):
     """The training of the derived network."""
 
     epochs: int = 100  #: most epochs
@@ -244,13 +189,14 @@ class FinalTrainConfig(_PlainConfig):
     use_amp: bool = True  #: mixed precision, on CUDA only
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._ints("epochs", "patience", low=1)
         self._reals("learning_rate", "weight_decay", "grad_clip_norm", low=0.0)
         self._reals("swa_start_ratio", low=0.0, high=1.0)
 
 
 @dataclass
-class MultiFidelitySearchConfig(_PlainConfig):
+class MultiFidelitySearchConfig(PlainConfig):
     """The staged search."""
 
     num_candidates: int = 10  #: candidates that are drawn and screened
@@ -277,6 +223,7 @@ class MultiFidelitySearchConfig(_PlainConfig):
     phase3_rung_epochs: list[int] | None = None  #: the rungs, in place of a geometric series
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._ints("num_candidates", "search_epochs", "final_epochs", "max_samples", "top_k", low=1)
         self._ints("max_workers", "benchmark_phase1_candidates", low=1, optional=True)
         self._ints("phase3_min_epoch_budget", low=1)
@@ -291,7 +238,7 @@ MultiFildelitySearchConfig = MultiFidelitySearchConfig
 
 
 @dataclass
-class AblationSearchConfig(_PlainConfig):
+class AblationSearchConfig(PlainConfig):
     """The study of how much the ranking depends on the weights of the zero-cost metrics."""
 
     num_candidates: int = 20  #: candidates that are drawn
@@ -306,6 +253,7 @@ class AblationSearchConfig(_PlainConfig):
     save_prefix: str = "zc_weight_ablation"  #: start of the file names
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._ints("num_candidates", "max_samples", "num_batches", "top_k", low=1)
         self._ints("max_workers", low=1, optional=True)
         self._ints("n_random", low=0)
@@ -313,7 +261,7 @@ class AblationSearchConfig(_PlainConfig):
 
 
 @dataclass
-class RobustPoolSearchConfig(_PlainConfig):
+class RobustPoolSearchConfig(PlainConfig):
     """The search for candidates that stay good whatever subset of ops is allowed."""
 
     n_pools: int = 25  #: subsets of ops
@@ -338,6 +286,7 @@ class RobustPoolSearchConfig(_PlainConfig):
     require_identity: bool = True  #: Identity is always among the ops
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._ints("n_pools", "num_candidates", "top_k", "max_samples", "num_batches", "min_ops", low=1)
         self._ints("max_workers", low=1, optional=True)
         self._ints("max_ops", low=self.min_ops, optional=True)
@@ -350,10 +299,10 @@ class RobustPoolSearchConfig(_PlainConfig):
 
 
 @dataclass
-class DARTSConfig(_PlainConfig):
+class DARTSConfig(PlainConfig):
     """Everything that a trainer needs to know; ``DARTSTrainer(config=DARTSConfig(...))``."""
 
-    _nested: ClassVar[dict[str, type[_PlainConfig]]] = {
+    _nested: ClassVar[dict[str, type[PlainConfig]]] = {
         "space": DARTSSearchSpaceConfig,
         "train": DARTSTrainConfig,
         "final": FinalTrainConfig,
@@ -374,6 +323,7 @@ class DARTSConfig(_PlainConfig):
     robust_pool: RobustPoolSearchConfig = field(default_factory=RobustPoolSearchConfig)  #: the robust search
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self._ints("input_dim", "forecast_horizon", "seq_length", low=1)
         self.device = str(self.device)  # a torch.device is welcome, and to_dict stays plain
         for name, kind in self._nested.items():

@@ -49,6 +49,13 @@ def check_choice(argument: str, value: Any, choices: Iterable[Any]) -> Any:
     return value
 
 
+def check_flag(argument: str, value: Any) -> bool:
+    """Return ``value`` as bool if it is True or False (or 1 or 0), else raise ``InvalidArgument``."""
+    if value not in (True, False):
+        raise InvalidArgument(f"{argument}={value!r} must be True or False.")
+    return bool(value)
+
+
 def check_int(argument: str, value: Any, *, low: int | None = None, high: int | None = None) -> int:
     """Return ``value`` as int if it is a whole number in ``[low, high]``, else raise ``InvalidArgument``."""
     if isinstance(value, bool) or not isinstance(value, SupportsIndex):
