@@ -123,6 +123,21 @@ def test_fair_gates_equal_their_closed_form_and_do_not_compete() -> None:
     torch.testing.assert_close(other[0, 1:], w[0, 1:])
 
 
+@every_relaxation
+def test_gradients_are_finite_however_far_the_logits_are(name: str) -> None:
+    for low in (-12.0, -20.0, -100.0):
+        logits = torch.randn(40, 5, generator=torch.Generator().manual_seed(0))
+        logits[:, 1:3] = low
+        logits[:4] = low
+        logits.requires_grad_()
+        edges = EdgeLogits(logits, None, torch.ones(5, 1), torch.ones(40, 5, dtype=torch.bool), temperature=0.3)
+        with seeded("far"):
+            weights, _ = build_relaxation(name).weights(edges, True)
+        assert torch.isfinite(weights).all()
+        (weights * torch.arange(5.0)).sum().backward()
+        assert torch.isfinite(logits.grad).all()
+
+
 def test_drnas_draws_a_dirichlet_with_pathwise_gradients() -> None:
     """Mean and variance of Dir(β), and ∂E[θ_k²]/∂β_j, against their closed forms."""
     edges = table(edges=3, pruned=False)

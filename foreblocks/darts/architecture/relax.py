@@ -17,6 +17,7 @@ from .._core.errors import check_choice
 
 PRUNED = -1e9  # finite, so that no gradient is NaN; float16 takes its lowest number
 _TINY = 1e-12
+SMALLEST_CONCENTRATION = 1e-4  # such an op is never drawn; the gradients of samples of 1e-7 are not finite any more
 
 
 @dataclass(frozen=True)
@@ -170,7 +171,7 @@ class DrnasRelaxation:
             return self.probabilities(edges), None
         # Normalised gamma variables are a Dirichlet sample, and leaving some out is one over the rest: this is how
         # edges with different pruned ops are drawn in one call.
-        beta = concentration(edges)
+        beta = concentration(edges).clamp_min(SMALLEST_CONCENTRATION)
         gamma = torch.distributions.Gamma(beta, torch.ones_like(beta), validate_args=False).rsample()
         living = gamma * edges.alive
         return living / living.sum(dim=1, keepdim=True), None
