@@ -127,6 +127,16 @@ def test_the_derived_network_takes_both(mode: str) -> None:
     assert ArchSpec.from_json(derived.spec.to_json()) == derived.spec
 
 
+@pytest.mark.parametrize("mode", CHANNEL_MODES)
+def test_exports_with_covariates_and_a_dynamic_batch(mode: str) -> None:
+    fixed = derive_network(network(channel_mode=mode, future_dim=F))
+    batch = torch.export.Dim("batch", min=2, max=64)
+    shapes = {"x": {0: batch}, "x_future": {0: batch}}
+    program = torch.export.export(fixed, data(), dynamic_shapes=shapes)
+    more = tuple(torch.cat([part, part]) for part in data(1))
+    torch.testing.assert_close(program.module()(*more), fixed(*more), atol=1e-5, rtol=1e-5)
+
+
 def test_covariates_are_neither_dropped_nor_guessed() -> None:
     x, future = data()
     with pytest.raises(DataError, match=r"x_future of shape \(3, 5, 2\) was given; .*build it with future_dim=2"):

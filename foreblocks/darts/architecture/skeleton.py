@@ -78,11 +78,11 @@ class Skeleton(nn.Module):
         takes = f"this network takes [B, >= {m.horizon}, {m.future_dim}]" if m.future_dim else "this network takes none"
         if x_future is None:
             raise DataError(f"x_future is missing; {takes} (future_dim={m.future_dim}).")
-        shape = tuple(x_future.shape)
+        shape = tuple(x_future.shape)  # and never len(): it would fix B in an exported network
         if not m.future_dim:
             raise DataError(f"x_future of shape {shape} was given; {takes}: build it with future_dim={shape[-1]}.")
-        if len(shape) != 3 or shape[0] != len(x) or shape[1] < m.horizon or shape[2] != m.future_dim:
-            raise DataError(f"x_future has shape {shape} for B={len(x)}; {takes}.")
+        if len(shape) != 3 or shape[0] != x.shape[0] or shape[1] < m.horizon or shape[2] != m.future_dim:
+            raise DataError(f"x_future has shape {shape} for B={x.shape[0]}; {takes}.")
         return x_future[:, : m.horizon]
 
 
