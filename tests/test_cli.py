@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,8 +19,9 @@ from foreblocks.darts import DARTSTrainer
 from foreblocks.darts._core.errors import DataError
 from foreblocks.darts.architecture.linear import fit_ridge_pair
 from foreblocks.darts.cli import main
-from foreblocks.darts.data import load_dataset, prepare
+from foreblocks.darts.data import load_dataset, prepare, read_csv
 from foreblocks.darts.search.run_folder import RunFolder
+from foreblocks.darts.search.run_page import write_page
 
 
 def write_csv(path: Path, rows: int = 400) -> Path:
@@ -177,6 +180,24 @@ def test_bad_input_is_one_line_and_code_2(tmp_path: Path, capsys: pytest.Capture
         error = capsys.readouterr().err
         assert error.startswith("error: ")
         assert "Traceback" not in error
+
+
+def test_names_that_cannot_be_written_end_nothing(searched: tuple, tmp_path: Path, monkeypatch) -> None:
+    run = tmp_path / "Zürich"
+    shutil.copytree(searched[1], run)
+    shown = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", shown)
+    assert main(["show", str(run)]) == 0
+    shown.flush()
+    assert b"Z\\xfcrich" in shown.buffer.getvalue()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere a file name is always text")
+def test_file_names_that_are_no_text_are_read_and_shown(searched: tuple, tmp_path: Path) -> None:
+    odd = os.fsdecode(b"Z\xfcrich")
+    assert read_csv(write_csv(tmp_path / f"{odd}.csv")).name == "Z\ufffdrich"
+    shutil.copytree(searched[1], tmp_path / odd)
+    assert "Z?rich" in write_page(tmp_path / odd).read_text(encoding="utf-8")
 
 
 def test_a_folder_beside_does_not_hide_a_set_of_the_catalog(tmp_path: Path, monkeypatch, capsys) -> None:

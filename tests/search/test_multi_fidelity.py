@@ -17,7 +17,7 @@ from foreblocks.darts.architecture.spec import ARCH_MODES, OpSpec
 from foreblocks.darts.config import DARTSTrainConfig
 from foreblocks.darts.data.windows import WindowDataset
 from foreblocks.darts.ops.registry import get_op
-from foreblocks.darts.search import tasks
+from foreblocks.darts.search import multi_fidelity, tasks
 from foreblocks.darts.search.settings import rung_epochs
 from foreblocks.darts.training.checkpoint import load_folder
 from foreblocks.darts.training.loop import LoopLimits
@@ -196,6 +196,16 @@ def test_bad_sizes_and_losses_are_said_before_any_work(change: dict, message: st
     with pytest.raises(InvalidArgument, match=message):
         trainer().multi_fidelity_search(*windows(series()), **{**SMALL, **change}, run_dir=tmp_path / "run")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_page_that_cannot_be_made_costs_only_itself(tmp_path: Path, monkeypatch, caplog) -> None:
+    def broken(_path: Path) -> None:
+        raise IndexError("no such node")
+
+    monkeypatch.setattr(multi_fidelity, "write_page", broken)
+    small = {**SMALL, "num_candidates": 1, "top_k": 1, "search_epochs": 1, "final_epochs": 1}
+    assert trainer().multi_fidelity_search(*windows(series()), **small, run_dir=tmp_path)["verdict"]
+    assert "the page of the run was not written: IndexError: no such node" in caplog.text
 
 
 def test_config_object_and_rungs() -> None:

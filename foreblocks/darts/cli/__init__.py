@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import logging
 import os
 import sys
@@ -21,6 +22,8 @@ from .sources import add_data_arguments, read_frame
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return 0, 2 for bad input, 130 after an interrupt."""
     arguments = _parser().parse_args(argv)
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal or a redirection cannot write is escaped
+        sys.stdout.reconfigure(errors="backslashreplace")
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
         return arguments.run(arguments)

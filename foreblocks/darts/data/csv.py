@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import gzip
 import io
+import os
 import zlib
 from collections.abc import Sequence
 from itertools import chain
@@ -54,17 +55,22 @@ def read_csv(
             be read, is repeated or goes back. The message names column and line (from 1).
     """
     path = Path(path)
-    name = path.name.removesuffix(".gz").removesuffix(".csv")
+    name = _stem(path)
     return parse_csv(read_bytes(path), name, encoding=encoding, ordered=ordered, columns=columns, impute=impute)
 
 
 def read_channels(path: str | Path, *, encoding: str = "utf-8") -> list[str]:
     """Return the channel names of a CSV without reading its values; arguments and errors as ``read_csv``."""
     path = Path(path)
-    name = path.name.removesuffix(".gz").removesuffix(".csv")
+    name = _stem(path)
     header, _, _ = _split(_decode(read_bytes(path), name, encoding), name)
     _check_header(header, name)
     return header[1:]
+
+
+def _stem(path: Path) -> str:
+    """Return the file name without suffix; bytes in it that are no UTF-8 are replaced, so that it can be written."""
+    return os.fsencode(path.name.removesuffix(".gz").removesuffix(".csv")).decode("utf-8", "replace")
 
 
 def read_bytes(path: Path) -> bytes:

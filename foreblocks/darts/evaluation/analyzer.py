@@ -150,9 +150,9 @@ class StreamlinedDARTSAnalyzer:
             paths.append(_write_table(folder / "analysis_data.csv", self.rows))
             paths.append(_write_table(folder / "correlations.csv", self.correlations()))
             paths.append(folder / "analysis_patterns.json")
-            paths[-1].write_text(json.dumps(self.patterns, indent=2) + "\n")
+            paths[-1].write_text(json.dumps(self.patterns, indent=2) + "\n", encoding="utf-8")
             paths.append(folder / "insights_report.txt")
-            paths[-1].write_text(self.generate_insights_report())
+            paths[-1].write_text(self.generate_insights_report(), encoding="utf-8")
         except OSError as error:
             raise InvalidArgument(f"plot_dir={str(folder)!r} cannot be written: {error}.") from error
         return paths
@@ -207,7 +207,7 @@ def _pandas(feature: str) -> Any:
 
 
 def _write_table(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]) if rows else [], restval="")
         writer.writeheader()
         writer.writerows(rows)

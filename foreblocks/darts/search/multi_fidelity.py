@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from .._core.errors import DataError, SearchFailed
+from .._core.errors import SearchFailed
 from .._core.logging import get_logger
 from .._core.types import WindowSource
 from ..training.events import Event, emit
@@ -184,8 +184,8 @@ def _write_page(folder: RunFolder) -> None:
     """Write the page of a run. It is made from what is saved, so without it only the page is missing."""
     try:
         write_page(folder.path)
-    except (DataError, OSError) as error:
-        logger.warning("the page of the run was not written: %s", error)
+    except Exception as error:  # noqa: BLE001 - a finished search must not be lost for its page
+        logger.warning("the page of the run was not written: %s: %s", type(error).__name__, error)
 
 
 @contextmanager

@@ -33,7 +33,7 @@ def write_page(path: Path, to: Path | None = None) -> Path:
         page = result_page(run.result, run.read("candidates.json", list) or [], title=_title(run), facts=facts)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"run {str(path)!r}: its files are not what a search writes ({error!r}).") from error
-    target.write_text(page, encoding="utf-8")
+    target.write_text(page, encoding="utf-8", errors="replace")  # a path may hold bytes that are no text
     return target
 
 

@@ -139,7 +139,7 @@ def _from_statistics(folder: Path) -> SearchRecords:
     try:
         top = {row["candidate_id"]: row for row in stats["top_candidates"]}
         best = stats["best_candidate"]
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8") as file:
             rows = [row for row in csv.DictReader(file) if row["phase"] == "phase1"]
         candidates = [_statistics_record(row, top, best) for row in rows]
         rungs = stats["phase_summary"]["phase3"]["rounds"]
@@ -196,6 +196,6 @@ def _op_counts(spec: ArchSpec | Mapping[str, Any]) -> dict[str, int]:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(f"{path} cannot be read as JSON: {error}.") from error
