@@ -236,3 +236,12 @@ def test_dates_that_are_none_are_refused():
         SeriesFrame(np.array(["2020-01-01"]), ["a"], np.ones((1, 1)))
     with pytest.raises(DataError, match="row 1 has no date"):
         SeriesFrame(np.array(["2020-01-01", "NaT"], dtype="datetime64[us]"), ["a"], np.ones((2, 1)))
+
+
+@pytest.mark.parametrize("zoned", [0, 1, 2])
+def test_a_date_without_an_offset_among_others_is_refused(zoned: int):
+    cells = [f"2020-01-0{day}T00:00" + ("Z" if day == zoned + 1 else "") for day in (1, 2, 3)]
+    message = error_of("when,a\n" + "".join(f"{cell},{k}\n" for k, cell in enumerate(cells)))
+    assert f"'{cells[zoned]}' (line {zoned + 2}) has an offset from UTC" in message
+    assert "has none" in message
+    assert "column 'when'" in message

@@ -42,11 +42,14 @@ def parse_dates(cells: Sequence[str], lines: Sequence[int], *, column: str, name
         ``datetime64[us]`` ``[rows]`` (offsets turned into UTC), or int64 ``[rows]`` if every cell is an integer.
 
     Raises:
-        DataError: a cell is no date; column and line are named.
+        DataError: a cell is no date, or only some have an offset; column and line are named.
     """
     if all(map(_INTEGER.fullmatch, cells)):
         return _parse_integers(cells)
     stamps = _parse_iso(cells)
+    if stamps is not None:
+        _check_zones(cells, stamps, lines, column=column, name=name)
+        stamps = _in_utc(stamps)
     if stamps is None:
         stamps = _parse_ordered(cells, lines, column=column, name=name)
     return np.array(stamps, dtype="datetime64[us]")
@@ -117,6 +120,13 @@ def _utc(stamp: _Stamp) -> _Stamp:
     return stamp.astimezone(datetime.UTC).replace(tzinfo=None)
 
 
+def _in_utc(stamps: Sequence[_Stamp]) -> list[_Stamp] | None:
+    try:
+        return list(map(_utc, stamps))
+    except OverflowError:  # in UTC before the year 1 or after 9999
+        return None
+
+
 def _iso(cell: str) -> _Stamp | None:
     try:
         return _utc(_Stamp.fromisoformat(cell))
@@ -126,10 +136,23 @@ def _iso(cell: str) -> _Stamp | None:
 
 def _parse_iso(cells: Sequence[str]) -> list[_Stamp] | None:
     try:
-        stamps = list(map(_Stamp.fromisoformat, cells))
-        return stamps if all(s.tzinfo is None for s in stamps) else list(map(_utc, stamps))
-    except (ValueError, OverflowError):
+        return list(map(_Stamp.fromisoformat, cells))
+    except ValueError:
         return None
+
+
+def _check_zones(
+    cells: Sequence[str], stamps: Sequence[_Stamp], lines: Sequence[int], *, column: str, name: str
+) -> None:
+    """Refuse a date without an offset from UTC among dates that have one: when it is, nobody knows."""
+    zoned = [stamp.tzinfo is not None for stamp in stamps]
+    if any(zoned) and not all(zoned):
+        row = zoned.index(not zoned[0])
+        said, not_said = (row, 0) if zoned[row] else (0, row)
+        raise DataError(
+            f"{name}: column {column!r}: {cells[said]!r} (line {lines[said]}) has an offset from UTC, "
+            f"{cells[not_said]!r} (line {lines[not_said]}) has none: write all dates in one way."
+        )
 
 
 def _by_order(cell: str, order: tuple[int, int, int]) -> _Stamp | None:
