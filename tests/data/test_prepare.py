@@ -114,9 +114,11 @@ def test_gaps_in_a_frame_name_column_and_row():
 
 
 @pytest.mark.parametrize("argument", ["targets", "future_columns"])
-@pytest.mark.parametrize(("value", "problem"), [("c0", "='c0' must be a list"), (["x"], r": no column \['x'\]")])
+@pytest.mark.parametrize(
+    ("value", "problem"), [("c0", "NAME='c0' must be a list"), (["x"], r"no column \['x'\] \(NAME\)")]
+)
 def test_a_wrong_choice_of_columns_names_its_argument(argument: str, value: object, problem: str):
-    with pytest.raises(DataError, match=argument + problem):
+    with pytest.raises(DataError, match=problem.replace("NAME", argument)):
         prepare(frame(), lookback=8, horizon=4, **{argument: value})
 
 

@@ -123,7 +123,7 @@ def find_columns(channels: Sequence[str], columns: Sequence[str], name: str, *, 
         raise DataError(f"{name}: {argument} names {repeated} twice.")
     missing = [column for column in columns if column not in channels]
     if missing:
-        raise DataError(f"{name}: {argument}: no column {missing}; there are {list(channels)}.")
+        raise DataError(f"{name}: no column {missing} ({argument}); there are {list(channels)}.")
     return [channels.index(column) for column in columns]
 
 
