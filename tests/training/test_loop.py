@@ -38,6 +38,14 @@ def test_a_loss_of_no_window_is_an_error_and_not_zero() -> None:
         mean_loss(LastValue(), windows(), [], nn.functional.mse_loss, limits=LoopLimits(), role="validation")
 
 
+def test_a_loss_leaves_every_module_in_its_mode() -> None:
+    model = nn.Sequential(LastValue(), nn.Dropout(0.5), nn.Dropout(0.5)).train()
+    model[1].eval()
+    limits = LoopLimits()
+    mean_loss(model, windows(), [torch.arange(3)], nn.functional.mse_loss, limits=limits, role="validation")
+    assert [part.training for part in model.modules()] == [True, True, False, True]
+
+
 @pytest.mark.parametrize("epochs", [1, 2, 5])
 def test_every_epoch_of_the_cosine_schedule_trains(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
     rates: list[float] = []

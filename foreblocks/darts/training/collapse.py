@@ -23,6 +23,7 @@ from .._core.types import Batch
 from ..architecture.derive import searched_mixture
 from ..architecture.mixed_op import edge_logits
 from ..architecture.network import TimeSeriesDARTS
+from ..evaluation._batches import eval_mode
 from .loop import LossFunction
 
 logger = get_logger(__name__)
@@ -148,16 +149,11 @@ class CollapseWatch:
         The mixture of all ops is differentiated, in eval mode and whatever the relaxation. Dividing by the
         temperature keeps the falling temperature from passing for growing curvature.
         """
-        training = self._model.training
-        self._model.eval()
-        try:
-            with searched_mixture(self._model):
-                loss = self._loss_fn(self._model(*self._batch.inputs), self._batch.y)
-            return dominant_eigenvalue(
-                loss, self._alphas, scales=list(_temperatures(self._model)), start=start, iterations=ITERATIONS
-            )
-        finally:
-            self._model.train(training)
+        with eval_mode([self._model]), searched_mixture(self._model):
+            loss = self._loss_fn(self._model(*self._batch.inputs), self._batch.y)
+        return dominant_eigenvalue(
+            loss, self._alphas, scales=list(_temperatures(self._model)), start=start, iterations=ITERATIONS
+        )
 
 
 def dominant_eigenvalue(

@@ -17,6 +17,7 @@ from .._core.types import WindowSource
 from ..architecture.skeleton import forward_in_parts
 from ..data.batches import EVAL_BATCH
 from ..data.sources import iter_batches, read_batch
+from ..evaluation._batches import eval_mode
 
 logger = get_logger(__name__)
 CPU = torch.device("cpu")
@@ -84,20 +85,15 @@ def mean_loss(
     Raises:
         DataError: a batch is not finite, or there is none.
     """
-    training = model.training
-    model.eval()
     forward = forward_in_parts(model)
     total = torch.zeros((), dtype=torch.float64)
     count = 0
-    try:
-        with torch.no_grad(), autocast(limits):
-            for number, indices in enumerate(batches):
-                batch = read_batch(source, indices, role=role, batch=number).to(limits.device)
-                loss = loss_fn(forward(*batch.inputs), batch.y)
-                total += loss.double().cpu() * len(indices)
-                count += len(indices)
-    finally:
-        model.train(training)
+    with eval_mode([model]), torch.no_grad(), autocast(limits):
+        for number, indices in enumerate(batches):
+            batch = read_batch(source, indices, role=role, batch=number).to(limits.device)
+            loss = loss_fn(forward(*batch.inputs), batch.y)
+            total += loss.double().cpu() * len(indices)
+            count += len(indices)
     if not count:
         raise DataError(f"{role} data: there is no window to measure a loss on.")
     return float(total / count)
