@@ -362,3 +362,23 @@ def test_the_mean_of_the_alpha_gradients_is_what_steps(monkeypatch: pytest.Monke
         mean = gradient if step == 0 else 0.75 * mean + 0.25 * gradient
         torch.testing.assert_close(used[step], mean)
     assert len(raw) == 8
+
+
+def test_the_best_epoch_comes_back_with_its_temperature() -> None:
+    """The mixture that is returned has the validation loss that is reported for it, whatever epochs came after."""
+    train_data, val_data = windows()
+    settings = config(temperature_schedule="exponential")
+    data = SearchData.split(train_data, val_data, settings, batch_size=16)
+    state = new_state(network(), settings)
+    search_epochs(state, data, settings, LIMITS, until=2)
+    state.best_val_loss, state.best_alpha_steps = -1.0, 1  # no later epoch is better
+    kept = copy.deepcopy(state.best_state), state.best_temperature
+    search_epochs(state, data, settings, LIMITS, until=4)
+    assert state.model.temperature != kept[1]
+    again = new_state(network(), settings)
+    again.load_dict(state.to_dict())
+    for each in (state, again):
+        each.load_best()
+        assert each.model.temperature == kept[1]
+        for name, value in each.model.state_dict().items():
+            torch.testing.assert_close(value, kept[0][name], rtol=0, atol=0)

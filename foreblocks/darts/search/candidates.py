@@ -203,8 +203,9 @@ def searched_candidate(
     ``state`` is the plain ``SearchState.to_dict()`` that a rung returns; the rest is as in ``build_candidate``.
     """
     model = build_candidate(config, seed=seed, relaxation=relaxation, device=device)
-    model.load_state_dict(state["best_state"] or state["model"])
-    model.set_temperature(state["temperature"])
+    best = state["best_state"] is not None
+    model.load_state_dict(state["best_state"] if best else state["model"])
+    model.set_temperature(state["best_temperature" if best else "temperature"])
     return model.eval()
 
 

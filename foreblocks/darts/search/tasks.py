@@ -101,8 +101,7 @@ def train_rung(task: RungTask) -> dict[str, Any]:
         "train_seconds": before + time.perf_counter() - began,
     }
     began = time.perf_counter()
-    if state.best_state is not None:
-        model.load_state_dict(state.best_state)
+    state.load_best()
     result["derived_loss"] = derived_loss(model, task.val, task.limits)
     result["spec"] = derive_spec(model).to_dict()
     result["derive_seconds"] = time.perf_counter() - began

@@ -71,6 +71,7 @@ class SearchState:
         alpha_steps: finished alpha steps.
         best_val_loss: lowest validation loss so far.
         best_state: state dict of that moment (CPU).
+        best_temperature: temperature of that moment.
         bad_epochs: epochs since then.
         best_alpha_steps: alpha steps made when it was reached.
         average: mean of the weights of the late epochs, with ``use_swa``.
@@ -87,6 +88,7 @@ class SearchState:
     alpha_steps: int = 0
     best_val_loss: float = float("inf")
     best_state: dict[str, Tensor] | None = None
+    best_temperature: float = 1.0
     bad_epochs: int = 0
     best_alpha_steps: int = 0
     average: WeightAverage = field(default_factory=WeightAverage)
@@ -97,6 +99,17 @@ class SearchState:
         }
     )
     collapse: CollapseTrace = field(default_factory=CollapseTrace)
+
+    def keep_best(self, val_loss: float) -> None:
+        """Take the network as it is now for the best so far."""
+        self.best_val_loss, self.bad_epochs = val_loss, 0
+        self.best_state, self.best_temperature = cpu_state(self.model), self.model.temperature
+
+    def load_best(self) -> None:
+        """Give the network the weights, alphas and temperature of its best moment, if it has one."""
+        if self.best_state is not None:
+            self.model.load_state_dict(self.best_state)
+            self.model.set_temperature(self.best_temperature)
 
     def forget_best(self) -> None:
         """Drop the best state: the alphas were rolled back, and it may have those that were given up."""
@@ -144,7 +157,7 @@ class SearchState:
             setattr(self, key, data[key])
 
 
-_COUNTERS = ("epoch", "step", "alpha_steps", "best_val_loss", "bad_epochs", "best_alpha_steps")
+_COUNTERS = ("epoch", "step", "alpha_steps", "best_val_loss", "best_temperature", "bad_epochs", "best_alpha_steps")
 
 
 def check_searched(model: nn.Module) -> None:

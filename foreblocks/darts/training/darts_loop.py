@@ -167,9 +167,8 @@ def _remember(state: SearchState, val_loss: float) -> None:
     # A state from the warm-up has untouched alphas: the first epoch that moved them replaces it, better or not.
     first_searched = state.alpha_steps > 0 and state.best_alpha_steps == 0
     if first_searched or val_loss < state.best_val_loss:
-        state.best_val_loss, state.bad_epochs = val_loss, 0
+        state.keep_best(val_loss)
         state.best_alpha_steps = state.alpha_steps
-        state.best_state = cpu_state(state.model)
     else:
         state.bad_epochs += 1
 
@@ -183,8 +182,7 @@ def _remember_average(state: SearchState, validate: Callable[[], float]) -> None
     state.model.load_state_dict(state.average.state)
     loss = validate()
     if loss < state.best_val_loss and state.alpha_steps > 0:
-        state.best_val_loss, state.bad_epochs = loss, 0
-        state.best_state = cpu_state(state.model)
+        state.keep_best(loss)
     state.model.load_state_dict(live)
 
 
@@ -270,9 +268,8 @@ def discretisation(model: TimeSeriesDARTS, val: WindowSource, limits: LoopLimits
 
 
 def search_result(state: SearchState, seconds: float) -> dict[str, Any]:
-    """Load the best weights into the model and return the documented keys (metrics are added by the caller)."""
-    if state.best_state is not None:
-        state.model.load_state_dict(state.best_state)
+    """Load the best state into the model and return the documented keys (metrics are added by the caller)."""
+    state.load_best()
     state.model.eval()
     return {
         "model": state.model,
