@@ -82,9 +82,7 @@ def cost() -> None:
                 {
                     "pass": lambda m=model, x=x, y=y: one_pass(m, x, y),
                     "all": lambda m=model, x=x, y=y: evaluate_proxies(m, x, y),
-                    "single": lambda m=model, x=x, y=y: [
-                        evaluate_proxies(m, x, y, names=[name]) for name in resolve_proxies(None)
-                    ],
+                    "single": lambda m=model, x=x, y=y: one_by_one(m, x, y),
                     **studies(model, x, y),
                 }
             )
@@ -109,6 +107,12 @@ def one_pass(model: TimeSeriesDARTS, x: torch.Tensor, y: torch.Tensor) -> None:
     """Run forward and backward over all parameters."""
     loss = torch.nn.functional.mse_loss(model(x), y)
     torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+
+
+def one_by_one(model: TimeSeriesDARTS, x: torch.Tensor, y: torch.Tensor) -> None:
+    """Compute the default metrics without sharing any pass."""
+    for name in resolve_proxies(None):
+        evaluate_proxies(model, x, y, names=[name])
 
 
 def studies(model: TimeSeriesDARTS, x: torch.Tensor, y: torch.Tensor) -> dict[str, Callable[[], object]]:
