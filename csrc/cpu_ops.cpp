@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <string>
 
+#include "glue/attention.h"
 #include "glue/depthwise_norm.h"
 #include "glue/mixed_sum.h"
 #include "glue/norm.h"
@@ -53,6 +54,8 @@ STABLE_TORCH_LIBRARY_IMPL(foreblocks_darts, CPU, m) {
   m.impl("moving_average_backward", TORCH_BOX(&foreblocks::average_backward));
   m.impl("wavelet_split", TORCH_BOX(&foreblocks::wavelet_split));
   m.impl("wavelet_merge", TORCH_BOX(&foreblocks::wavelet_merge));
+  m.impl("softmax_attention", TORCH_BOX(&foreblocks::attention_forward));
+  m.impl("softmax_attention_backward", TORCH_BOX(&foreblocks::attention_backward));
   m.impl("saliency", TORCH_BOX(&foreblocks::saliency));
   m.impl("time_linear", TORCH_BOX(&foreblocks::time_linear_forward));
   m.impl("time_linear_backward", TORCH_BOX(&foreblocks::time_linear_backward));

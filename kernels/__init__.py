@@ -3,6 +3,7 @@
 Import as ``foreblocks.darts.kernels``; this folder is only where the files live. ``report()`` says what runs.
 """
 
+from .attention import softmax_attention
 from .averages import moving_average
 from .causal import causal_conv1d, causal_conv1d_steps, causal_conv1d_update
 from .depthwise import depthwise_conv1d
@@ -37,6 +38,7 @@ __all__ = [
     "selective_scan",
     "selective_scan_steps",
     "selective_state_update",
+    "softmax_attention",
     "time_linear",
     "wavelet_merge",
     "wavelet_split",

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from foreblocks.darts import kernels
 from foreblocks.darts.architecture.mixed_op import EdgeMix, MixedOp
+from foreblocks.darts.kernels import attention as attentions
 from foreblocks.darts.kernels import averages, dispatch, mixture, reference, saliencies, scan, wavelets
 
 Function = Callable[..., Tensor]
@@ -188,6 +189,33 @@ def wavelet() -> Contest:
     )
 
 
+def attention(samples: int, steps: int, floor: float) -> Contest:
+    """Self-attention of 4 heads of 8 features over time, as in a search."""
+    heads, scale = 4, 8**-0.5
+
+    def usual(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = (attentions.split_heads(x, heads) for x in (q, k, v))
+        shares = torch.softmax(attentions.rotate(q) * scale @ attentions.rotate(k).mT, dim=-1)
+        return attentions.merge_heads(shares @ v)
+
+    def fused(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        q, k, v = (attentions.split_heads(x, heads) for x in (q, k, v))
+        return attentions.merge_heads(F.scaled_dot_product_attention(attentions.rotate(q), attentions.rotate(k), v))
+
+    return Contest(
+        f"attention [{samples}, {steps}, 32], 4 heads",
+        lambda q, k, v: kernels.softmax_attention(q, k, v, heads, rotary=True),
+        {
+            "products": usual,
+            "turned products": lambda q, k, v: attentions.reference(q, k, v, None, None, heads, scale, True),
+            "torch's fused": fused,
+        },
+        "products",
+        [leaf(samples, steps, 32) for _ in range(3)],
+        (None, floor),
+    )
+
+
 def products() -> list[Contest]:
     x, over_time, over_features, taps = leaf(32, 96, 32), leaf(96, 96), leaf(32, 32), leaf(32, 32, 3)
     return [
@@ -247,6 +275,8 @@ def contests() -> list[Contest]:
         moving_average(32, (2.5, 3.0), (25.0, 15.0)),
         moving_average(512, (1.7, 2.3), (30.0, 12.0)),
         wavelet(),
+        attention(32, 96, 2.0),
+        attention(224, 12, 3.5),
         *products(),
         edge(),
     ]

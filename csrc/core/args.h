@@ -91,6 +91,22 @@ struct Product {
   const T* by_row;
 };
 
+// Softmax attention, see attention.h. Steps between two rows, elements between two samples; heads lie side by side in a row.
+template <class T>
+struct AttentionArgs {
+  const T *q, *k, *v;  // [samples, queries or keys, heads, width]
+  int64_t q_sample, q_step, k_sample, k_step, v_sample, v_step;
+  int64_t heads, width, queries, keys;
+  double scale;  // of the queries
+  const T *first, *last;  // [queries], and a vector more: query t sees keys first[t] to last[t] - 1; null for all
+  const T* turns;         // of attention_turns, for queries and keys; null for none
+  T* stats;               // [samples, heads, 2, queries]; written forward, read backward
+  T* out;                 // [samples, queries, heads, width], as the gradients
+  // Backward only; those of keys and values come together.
+  const T* grad;
+  T *grad_q, *grad_k, *grad_v;
+};
+
 // Steps between two states that the forward scan keeps. Long chunks keep little; backward walks one at a time in the
 // second cache, and a power of two would map its arrays to the same lines.
 constexpr int64_t kScanChunk = 96;

@@ -14,6 +14,7 @@
 #include "wavelet.h"
 #include "scan.h"
 #include "matrix.h"
+#include "attention.h"
 // clang-format on
 
 template <class T>
@@ -32,6 +33,10 @@ static constexpr Kernels<T> kernels() {
   k.average_backward = average_backward<T>;
   k.wavelet_split = wavelet_split<T>;
   k.wavelet_merge = wavelet_merge<T>;
+  k.attention_vectors = attention_vectors<T>;
+  k.attention_turns = attention_turns<T>;
+  k.attention_forward = attention_forward<T>;
+  k.attention_backward = attention_backward<T>;
   k.product = product<T>;
   k.transpose = transpose<T>;
   k.scan_forward = scan_forward<T>;

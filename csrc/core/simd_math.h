@@ -17,7 +17,10 @@ static inline Vec<double> vexp(Vec<double> x) {
   return by_lane<double>(x, [](double v) { return __builtin_exp(v); });
 }
 
-static inline Vec<float> vexp(Vec<float> x) {
+// exp(x) for x up to 88; exactly 0 below -87.
+static inline Vec<double> vexp_low(Vec<double> x) { return vexp(x); }
+
+static inline Vec<float> vexp_low(Vec<float> x) {
   // x = n ln 2 + r: n by adding a constant so large that the sum has no fraction bits left.
   const float kRound = 12582912.0f;
   const Vec<float> shifted = x * 1.44269504088896341f + kRound;
@@ -32,8 +35,11 @@ static inline Vec<float> vexp(Vec<float> x) {
   p = p * r * r + r + 1.0f;
   const Bits<float> exponent = ((Bits<float>)shifted - 0x4B400000 + 127) << 23;
   const Vec<float> result = p * (Vec<float>)exponent;
-  // NaN compares false twice and stays NaN.
-  const Vec<float> low = x < -87.0f ? splat(0.0f) : result;
+  return x < -87.0f ? splat(0.0f) : result;  // NaN compares false and stays NaN
+}
+
+static inline Vec<float> vexp(Vec<float> x) {
+  const Vec<float> low = vexp_low(x);
   return x > 88.0f ? splat(__builtin_inff()) : low;
 }
 

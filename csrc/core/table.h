@@ -42,6 +42,12 @@ struct Kernels {
   // Samples [begin, end).
   void (*wavelet_split)(const WaveletArgs<T>& a, int64_t begin, int64_t end);
   void (*wavelet_merge)(const WaveletArgs<T>& a, int64_t begin, int64_t end);
+  // Samples × heads [begin, end); scratch holds attention_vectors() vectors. The turns of `steps` steps are twice `half`
+  // vectors for each vector of steps.
+  int64_t (*attention_vectors)(const AttentionArgs<T>& a);
+  void (*attention_turns)(int64_t steps, int64_t half, T* to);
+  void (*attention_forward)(const AttentionArgs<T>& a, T* scratch, int64_t begin, int64_t end);
+  void (*attention_backward)(const AttentionArgs<T>& a, T* scratch, int64_t begin, int64_t end);
   void (*product)(const Product<T>& p);
   void (*transpose)(const T* from, int64_t rows, int64_t columns, T* to);
   // Samples [begin, end). Forward: scratch holds `states` vectors. Backward: scan_vectors() of them, and it adds to

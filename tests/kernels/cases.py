@@ -355,6 +355,63 @@ def product_cases() -> list[Case]:
     ]
 
 
+def naive_attention(
+    q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float, rotary: bool, seen: Callable[[int], range]
+) -> Tensor:
+    width = q.shape[2] // heads
+
+    def turned(row: Tensor, step: int) -> Tensor:
+        half = width // 2
+        angle = step * 10000.0 ** (-torch.arange(half, dtype=row.dtype) / max(half, 1))
+        a, b = row[:, :half], row[:, half : 2 * half]
+        parts = [a * angle.cos() - b * angle.sin(), b * angle.cos() + a * angle.sin(), row[:, 2 * half :]]
+        return torch.cat(parts, dim=1)
+
+    columns = []
+    for h in range(heads):
+        queries, keys, values = (x[:, :, h * width : (h + 1) * width] for x in (q, k, v))
+        rows = []
+        for t in range(q.shape[1]):
+            query = turned(queries[:, t], t) if rotary else queries[:, t]
+            visible = [(turned(keys[:, s], s) if rotary else keys[:, s], values[:, s]) for s in seen(t)]
+            powers = [torch.exp(scale * (query * key).sum(dim=1, keepdim=True)) for key, _ in visible]
+            rows.append(sum(p * value for p, (_, value) in zip(powers, visible, strict=True)) / sum(powers))
+        columns.append(torch.stack(rows, dim=1))
+    return torch.cat(columns, dim=2)
+
+
+def attention_cases() -> list[Case]:
+    def case(name: str, sizes: list[tuple[int, ...]], rotary: bool, seen: Callable[[int, int], range]) -> Case:
+        """``sizes``: N, T, S, D and heads."""
+        heads_of = {size[3]: size[4] for size in sizes}
+
+        def call(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            ranges = [seen(t, k.shape[1]) for t in range(q.shape[1])]
+            first, last = (torch.tensor([getattr(r, end) for r in ranges]) for end in ("start", "stop"))
+            bounds = {} if name == "all" else {"first": first.to(q.device), "last": last.to(q.device)}
+            return kernels.softmax_attention(q, k, v, heads_of[q.shape[2]], rotary=rotary, **bounds)
+
+        def naive(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+            heads = heads_of[q.shape[2]]
+            return naive_attention(q, k, v, heads, (q.shape[2] // heads) ** -0.5, rotary, lambda t: seen(t, k.shape[1]))
+
+        return Case(
+            f"softmax_attention-{name}",
+            call,
+            naive,
+            [[(n, t, d), (n, s, d), (n, s, d)] for n, t, s, d, _ in sizes],
+            samples=(0, 1, 2),
+        )
+
+    square = [(2, 3, 3, 4, 2), (1, 1, 1, 15, 1), (7, 5, 5, 1, 1), (2, 33, 33, 17, 1), (2, 19, 19, 48, 4)]
+    wide = [(2, 3, 5, 4, 2), (1, 1, 7, 15, 3), (7, 5, 1, 1, 1), (2, 18, 35, 17, 1), (1, 40, 17, 64, 2)]
+    return [
+        case("all", wide, False, lambda t, s: range(s)),
+        case("causal", square, True, lambda t, s: range(t + 1)),
+        case("band", wide, False, lambda t, s: range(max(0, min(t, s) - 3), max(1, min(t + 2, s)))),
+    ]
+
+
 def mixture_cases() -> list[Case]:
     sizes = [(2, 3, 2), (1, 1, 17), (3, 9, 15), (2, 33, 32), (7, 6, 1)]
 
@@ -384,4 +441,5 @@ CASES = [
     *scan_cases(),
     *conv_cases(),
     *product_cases(),
+    *attention_cases(),
 ]

@@ -97,6 +97,7 @@ CALLS: dict[str, tuple[Callable[..., object], Arguments]] = {
          "delta_bias": ROW},
     ),
     "mixed_sum": (lambda weights, x: kernels.mixed_sum([x, x], weights), {"weights": noise(2), "x": X}),
+    "softmax_attention": (lambda **qkv: kernels.softmax_attention(**qkv, heads=2), {"q": X, "k": X, "v": X}),
     "saliency": (lambda params, grads: kernels.saliency([params], [grads]), {"params": X, "grads": X}),
 }  # fmt: skip
 WRONG = [(name, argument) for name, (_, arguments) in CALLS.items() for argument in arguments]

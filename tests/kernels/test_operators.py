@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from foreblocks.darts.kernels import (
+    attention,
     averages,
     depthwise,
     depthwise_norm,
@@ -47,6 +48,7 @@ def calls(dtype: torch.dtype = torch.float32) -> list[tuple[Any, tuple[Any, ...]
     norm = (x, row, b, residual, gate, mask, False, 1e-6, 2, 3)
     inner, side = made(2, 5, 6, seed=8), made(2, 5, 1, 4, seed=9)
     series = (x, inner, leaf(6, 4), side, made(2, 5, 1, 4, seed=11), leaf(6, seed=3), gate, leaf(6, seed=4), True)
+    bounds = (torch.zeros(5, dtype=torch.int64), torch.arange(1, 6))
     return [
         (scan._FORWARD, (*series, True)),
         (scan._BACKWARD, (made(2, 5, 6, seed=7), leaf(2, 0, 4, 6, seed=12), *series)),
@@ -65,6 +67,11 @@ def calls(dtype: torch.dtype = torch.float32) -> list[tuple[Any, tuple[Any, ...]
         (depthwise_norm._BACKWARD, (made(2, 5, 6, seed=7), stats, x, w, b, row, None, 1, 2, True, 1e-6, 2, 1, True)),
         (wavelets._FORWARD, (x, made(2, 4).detach(), True)),
         (wavelets._BACKWARD, (x, made(2, 5, 6, seed=7), made(2, 4).detach(), 8, True)),
+        (attention._FORWARD, (x, inner, residual, *bounds, 3, 0.5, True)),
+        (
+            attention._BACKWARD,
+            (made(2, 5, 6, seed=7), x, inner, residual, *bounds, noise(2, 3, 2, 5).abs().to(dtype), 3, 0.5, True, 3),
+        ),
         (averages._FORWARD, (x, 3, 1)),
         (averages._BACKWARD, (x, 3, 1)),
     ]
@@ -103,13 +110,16 @@ def test_what_would_be_read_beyond_its_end_is_refused():
         depthwise._BACKWARD(x, x, w[:, :0], None, 1, 0, 0, True)
     with pytest.raises(RuntimeError, match="weight has another dtype"):
         depthwise_norm._FORWARD(x.double(), w, None, noise(6).double(), None, 1, 2, False, 1e-6, 0, 0)
+    bounds = torch.zeros(5, dtype=torch.int64), torch.full((5,), 6)
+    with pytest.raises(RuntimeError, match="a bound is out of range"):
+        attention._FORWARD(x, x, x, *bounds, 3, 0.5, False)
 
 
 HALF = [
     pytest.param(operator, arguments, id=f"{operator.name()}-{dtype}")
     for dtype in (torch.bfloat16, torch.float16)
     for operator, arguments in calls(dtype)
-    if "linear" not in operator.name() and "step_conv" not in operator.name()
+    if not any(wide in operator.name() for wide in ("linear", "step_conv", "softmax_attention"))
 ]
 
 

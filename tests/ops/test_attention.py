@@ -11,13 +11,12 @@ import torch
 from torch.autograd import gradcheck, gradgradcheck
 
 from foreblocks.darts._core.errors import InvalidArgument
-from foreblocks.darts.ops import attention as attention_module
+from foreblocks.darts.kernels.attention import merge_heads, rotate, split_heads
 from foreblocks.darts.ops.attention import (
     ATTENTION_KERNELS,
     Geometry,
     MultiHeadAttention,
     local_window,
-    rotate,
     sparse_queries,
 )
 from foreblocks.darts.ops.ffn import MoE, SwiGLU, gated_width
@@ -57,9 +56,9 @@ def _weights(variant: str, q, keys, position: int, causal: bool, temperature: fl
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("variant", ["sdp", "linear", "cosine", "local"])
 def test_kernel_equals_a_loop_over_queries(variant: str, causal: bool) -> None:
-    kernel = ATTENTION_KERNELS[variant](2, Geometry(causal=causal)).double()
+    kernel = ATTENTION_KERNELS[variant](2, Geometry(causal=causal, ordered=False)).double()
     q, k, v = (_tokens(2, 2, LENGTH, 4, seed=s) for s in (1, 2, 3))
-    out = kernel(q, k, v, cross=False)
+    out = split_heads(kernel(*map(merge_heads, (q, k, v)), cross=False), 2)
     for n, h, t in [(0, 0, 0), (0, 1, 7), (1, 0, 20), (1, 1, LENGTH - 1)]:
         expected = _weights(variant, q[n, h, t], k[n, h], t, causal, 10.0) @ v[n, h]
         torch.testing.assert_close(out[n, h, t], expected, atol=1e-5, rtol=1e-5)
@@ -67,10 +66,10 @@ def test_kernel_equals_a_loop_over_queries(variant: str, causal: bool) -> None:
 
 @pytest.mark.parametrize("causal", [False, True])
 def test_probsparse_equals_its_definition(causal: bool) -> None:
-    kernel = ATTENTION_KERNELS["probsparse"](1, Geometry(causal=causal))
-    q, k, v = (_tokens(1, 1, LENGTH, 4, seed=s) for s in (1, 2, 3))
-    out = kernel(q, k, v, cross=False)[0, 0]
-    q, k, v = q[0, 0], k[0, 0], v[0, 0]
+    kernel = ATTENTION_KERNELS["probsparse"](1, Geometry(causal=causal, ordered=False))
+    q, k, v = (_tokens(1, LENGTH, 4, seed=s) for s in (1, 2, 3))
+    out = kernel(q, k, v, cross=False)[0]
+    q, k, v = q[0], k[0], v[0]
     kept = sparse_queries(LENGTH)
     assert 0 < kept < LENGTH
     measure, attended, mean = [], [], []
@@ -209,38 +208,7 @@ def test_twice_differentiable(variant: str, causal: bool) -> None:
     assert gradgradcheck(attention, (x,))
 
 
-@pytest.mark.parametrize("hidden", [False, True])
-def test_turned_products_equal_plain_ones(hidden: bool) -> None:
-    mask = torch.rand(5, 7, generator=torch.Generator().manual_seed(4)) < 0.3 if hidden else None
-    # Heads of one tensor, as in a network: strided, not contiguous.
-    packed = _tokens(2, 19, 6).requires_grad_()
-    q, k, v = (part.unflatten(-1, (2, 3)).transpose(1, 2) for part in packed.split((5, 7, 7), dim=1))
-
-    def twice(out: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        (first,) = torch.autograd.grad(out.sin().sum(), packed, create_graph=True)
-        (second,) = torch.autograd.grad(first.square().sum(), packed)
-        return out, first, second
-
-    scores = torch.einsum("nhte,nhse->nhts", q, k)
-    plain = torch.softmax(scores if mask is None else scores.masked_fill(mask, -math.inf), dim=-1)
-    expected = twice(torch.einsum("nhts,nhse->nhte", plain, v))
-    turned = twice(attention_module._softmax_attention(q, k, v, mask))
-    assert "_Mix" in type(attention_module._softmax_attention(q, k, v, mask).grad_fn).__name__
-    for got, want in zip(turned, expected, strict=True):
-        torch.testing.assert_close(got, want)
-
-
-def test_transforms_and_the_compiler_see_plain_products() -> None:
-    q, k, v = (_tokens(2, 1, 4, 3, seed=s) for s in (1, 2, 3))
-
-    def total(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-        return attention_module._softmax_attention(q, k, v, None).square().sum()
-
-    for argument in range(3):
-        by_transform = torch.func.vmap(torch.func.grad(total, argnums=argument))(q, k, v)
-        leaves = [x.clone().requires_grad_() for x in (q, k, v)]
-        (by_backward,) = torch.autograd.grad(total(*leaves), leaves[argument])
-        torch.testing.assert_close(by_transform, by_backward)
+def test_the_exporter_sees_plain_products() -> None:
     graph = torch.export.export(_attention("sdp"), (_tokens(2, 6, 8),)).graph
     assert any(node.target is torch.ops.aten.softmax.int for node in graph.nodes)
 
@@ -253,10 +221,10 @@ class _FewQueries(torch.nn.Module):
         self.inner = ATTENTION_KERNELS["probsparse"](1, Geometry(causal=causal))
 
     def forward(self, q, k, v, *, cross):
-        ramp = torch.linspace(1.0, 2.0, 3 * q.shape[2], dtype=q.dtype).unsqueeze(-1)
+        ramp = torch.linspace(1.0, 2.0, 3 * q.shape[1], dtype=q.dtype).unsqueeze(-1)
         assert sparse_queries(len(ramp)) < len(ramp)
-        out = self.inner(*(part.repeat(1, 1, 3, 1) * ramp for part in (q, k, v)), cross=cross)
-        return out.unflatten(2, (3, -1)).sum(dim=2)
+        out = self.inner(*(part.repeat(1, 3, 1) * ramp for part in (q, k, v)), cross=cross)
+        return out.unflatten(1, (3, -1)).sum(dim=1)
 
 
 def test_unit_vectors_are_smooth_at_zero() -> None:
