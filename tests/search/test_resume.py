@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -21,7 +22,7 @@ from foreblocks.darts._core.errors import DataError, InvalidArgument
 from foreblocks.darts.architecture.spec import ArchSpec
 from foreblocks.darts.data.windows import WindowDataset
 from foreblocks.darts.search.identity import covering_windows, describe_source
-from foreblocks.darts.search.store import SearchStore, StoredExecutor, TaskKey
+from foreblocks.darts.search.store import FORMAT, SearchStore, StoredExecutor, TaskKey
 from foreblocks.darts.training.events import Event
 from foreblocks.darts.training.state_file import StateFile, pack, tensor_bytes, unpack
 
@@ -298,6 +299,62 @@ def test_a_damaged_database_is_said(tmp_path: Path) -> None:
     (tmp_path / "search.sqlite").write_bytes(b"no database, but long enough to be one" * 100)
     with pytest.raises(DataError, match=r"search\.sqlite is damaged"):
         search(tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_damaged_lock_is_said(tmp_path: Path, resume: bool) -> None:
+    (tmp_path / "search.lock").write_bytes(b"no database, but long enough to be one" * 100)
+    with pytest.raises(DataError, match=r"search\.lock is damaged.* holds nothing.*delete it"):
+        search(tmp_path, resume=resume)
+    (tmp_path / "search.lock").unlink()
+    SearchStore(tmp_path, {"seed": 1}, resume=resume).close()
+
+
+def test_a_lock_that_cannot_be_opened_is_not_taken_for_a_running_search(tmp_path: Path) -> None:
+    (tmp_path / "search.lock").mkdir()
+    with pytest.raises(DataError, match=r"search\.lock is damaged or cannot be opened"):
+        SearchStore(tmp_path, {"seed": 1}, resume=False)
+
+
+def test_damage_that_is_met_later_is_said(tmp_path: Path) -> None:
+    with SearchStore(tmp_path, {"seed": 1}, resume=False) as store:
+        for number in range(50):
+            store.save(TaskKey("score", number), "x" * 500)
+    file = tmp_path / "search.sqlite"
+    content = bytearray(file.read_bytes())
+    pages = slice(4 * 4096, None)  # behind the schema and the identity
+    content[pages] = b"\xa5" * len(content[pages])
+    file.write_bytes(content)
+    with (
+        SearchStore(tmp_path, {"seed": 1}, resume=True) as store,
+        pytest.raises(DataError, match=r"search\.sqlite is damaged"),
+    ):
+        for number in range(50):
+            store.load(TaskKey("score", number))
+
+
+def test_a_damaged_row_is_said(tmp_path: Path) -> None:
+    with SearchStore(tmp_path, {"seed": 1}, resume=False) as store:
+        store.save(TaskKey("score", 0), "x")
+    with sqlite3.connect(tmp_path / "search.sqlite") as writer:
+        writer.execute("UPDATE results SET value = '{'")
+    writer.close()
+    with (
+        SearchStore(tmp_path, {"seed": 1}, resume=True) as store,
+        pytest.raises(DataError, match=r"search\.sqlite is damaged"),
+    ):
+        store.load(TaskKey("score", 0))
+
+
+@pytest.mark.parametrize("version", [0, FORMAT + 1])
+def test_the_results_of_another_version_are_refused(tmp_path: Path, stopped: Path, version: int) -> None:
+    folder = shutil.copytree(stopped, tmp_path / "run")
+    with sqlite3.connect(folder / "search.sqlite") as writer:
+        assert writer.execute("PRAGMA user_version").fetchone() == (FORMAT,)
+        writer.execute(f"PRAGMA user_version = {version}")
+    writer.close()
+    with pytest.raises(InvalidArgument, match=rf"run'.*format {version} .*{FORMAT} now.*another run_dir.*resume=False"):
+        search(folder, resume=True, **RICH)
 
 
 def truncate(path: Path) -> None:

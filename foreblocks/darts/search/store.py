@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, final
 
@@ -26,6 +27,10 @@ logger = get_logger(__name__)
 
 DATABASE = "search.sqlite"
 LOCK = "search.lock"
+#: What the results and states of a run folder look like; it stands in the database as ``PRAGMA user_version``. Raise it
+#: whenever a task returns, or a training leaves at an epoch border, other keys or other meanings than before
+#: (``SearchState.to_dict``, ``search.tasks``, ``train_final_model``): what an older version stored is then refused.
+FORMAT = 1
 _TABLES = """
 CREATE TABLE IF NOT EXISTS identity (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS seconds (phase TEXT PRIMARY KEY, seconds REAL NOT NULL);
@@ -56,9 +61,9 @@ class SearchStore:
         resume: go on with a search that the folder may hold.
 
     Raises:
-        InvalidArgument: the folder holds a search and ``resume`` is False, another search (what differs is named), or
-            one that is running at this moment.
-        DataError: the database is damaged.
+        InvalidArgument: the folder holds a search and ``resume`` is False, another search (what differs is named), one
+            that is running at this moment, or one whose results another version of this package stored.
+        DataError: the database or the lock is damaged, or cannot be opened; later, too, from any method.
     """
 
     def __init__(self, path: Path, identity: Mapping[str, Any], *, resume: bool) -> None:
@@ -67,12 +72,15 @@ class SearchStore:
         self.path = path
         self._lock = _locked(path)
         try:
-            self._database = sqlite3.connect(path / DATABASE, isolation_level=None)
-            self._prepare(identity)
-        except sqlite3.DatabaseError as error:
+            with self._errors():
+                self._database = sqlite3.connect(path / DATABASE, isolation_level=None)
+        except DataError:
             self._lock.close()
-            raise DataError(f"{path / DATABASE} is damaged ({error}): the search cannot be resumed.") from error
-        except InvalidArgument:
+            raise
+        try:
+            with self._errors():
+                self._prepare(identity)
+        except (DataError, InvalidArgument):
             self.close()
             raise
 
@@ -84,7 +92,8 @@ class SearchStore:
 
     def __len__(self) -> int:
         """Return the number of finished tasks."""
-        return int(self._database.execute("SELECT count(*) FROM results").fetchone()[0])
+        with self._errors():
+            return int(self._database.execute("SELECT count(*) FROM results").fetchone()[0])
 
     def close(self) -> None:
         """Let go of the folder."""
@@ -93,14 +102,15 @@ class SearchStore:
 
     def load(self, key: TaskKey) -> Any:
         """Return the result of a finished task; None if there is none, or its tensors are damaged (which is logged)."""
-        row = self._database.execute(
-            "SELECT value, has_tensors FROM results WHERE phase = ? AND candidate = ? AND rung = ?", _columns(key)
-        ).fetchone()
-        if row is None:
-            return None
-        text, has_tensors = row
-        if not has_tensors:
-            return unpack(text, {})
+        with self._errors():
+            row = self._database.execute(
+                "SELECT value, has_tensors FROM results WHERE phase = ? AND candidate = ? AND rung = ?", _columns(key)
+            ).fetchone()
+            if row is None:
+                return None
+            text, has_tensors = row
+            if not has_tensors:
+                return unpack(text, {})
         file = state_file(self.path, str(key))
         if not file.path.exists():
             logger.warning("%s is missing: %s is run again.", file.path, key)
@@ -111,18 +121,35 @@ class SearchStore:
         text, tensors = pack(result)
         if tensors:
             state_file(self.path, str(key)).write(text, tensors)
-        self._database.execute(
-            "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?)", (*_columns(key), text, bool(tensors))
-        )
+        with self._errors():
+            self._database.execute(
+                "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?)", (*_columns(key), text, bool(tensors))
+            )
         state_file(self.path, f"{key}.border").path.unlink(missing_ok=True)
 
     def add_seconds(self, phase: str, seconds: float) -> float:
         """Add the wall time of a phase to that of the runs before; return the sum."""
-        self._database.execute(
-            "INSERT INTO seconds VALUES (?, ?) ON CONFLICT (phase) DO UPDATE SET seconds = seconds + excluded.seconds",
-            (phase, seconds),
-        )
-        return float(self._database.execute("SELECT seconds FROM seconds WHERE phase = ?", (phase,)).fetchone()[0])
+        with self._errors():
+            self._database.execute(
+                "INSERT INTO seconds VALUES (?, ?) "
+                "ON CONFLICT (phase) DO UPDATE SET seconds = seconds + excluded.seconds",
+                (phase, seconds),
+            )
+            return float(self._database.execute("SELECT seconds FROM seconds WHERE phase = ?", (phase,)).fetchone()[0])
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Name the file in whatever goes wrong with the database."""
+        file = self.path / DATABASE
+        try:
+            yield
+        except sqlite3.OperationalError as error:
+            raise DataError(f"{file} cannot be used ({error}).") from error
+        except (sqlite3.DatabaseError, json.JSONDecodeError) as error:
+            raise DataError(
+                f"{file} is damaged ({error}): the search cannot be resumed. Begin anew in another run_dir, or delete "
+                "this one."
+            ) from error
 
     def _prepare(self, identity: Mapping[str, Any]) -> None:
         """Make the tables, or see that those that are there belong to the same search."""
@@ -132,6 +159,7 @@ class SearchStore:
         self._database.executescript(_TABLES)
         stored = {name: json.loads(value) for name, value in self._database.execute("SELECT * FROM identity")}
         if stored:
+            _check_format(self.path, int(self._database.execute("PRAGMA user_version").fetchone()[0]))
             _check_identity(self.path, stored, identity)
         elif states.is_dir() and any(states.iterdir()):
             raise InvalidArgument(
@@ -142,6 +170,7 @@ class SearchStore:
             self._database.execute("BEGIN")
             rows = [(name, json.dumps(value)) for name, value in identity.items()]
             self._database.executemany("INSERT INTO identity VALUES (?, ?)", rows)
+            self._database.execute(f"PRAGMA user_version = {FORMAT}")
             self._database.execute("COMMIT")
         states.mkdir(exist_ok=True)
         for part in states.glob(".*.part"):  # of a process that was killed while it wrote
@@ -213,13 +242,30 @@ def _locked(path: Path) -> sqlite3.Connection:
 
     The database itself stays readable for others while the search runs.
     """
-    lock = sqlite3.connect(path / LOCK, timeout=0, isolation_level=None)
+    file = path / LOCK
+    lock = None
     try:
+        lock = sqlite3.connect(file, timeout=0, isolation_level=None)
         lock.execute("BEGIN EXCLUSIVE")
-    except sqlite3.OperationalError as error:
-        lock.close()
-        raise InvalidArgument(f"run_dir={str(path)!r}: a search is running in this folder ({error}).") from error
+    except sqlite3.DatabaseError as error:
+        if lock is not None:
+            lock.close()
+        if error.sqlite_errorcode == sqlite3.SQLITE_BUSY:
+            raise InvalidArgument(f"run_dir={str(path)!r}: a search is running in this folder ({error}).") from error
+        raise DataError(
+            f"{file} is damaged or cannot be opened ({error}). It holds nothing: if no search is running in this "
+            "folder, delete it and try again."
+        ) from error
     return lock
+
+
+def _check_format(path: Path, found: int) -> None:
+    if found != FORMAT:
+        raise InvalidArgument(
+            f"run_dir={str(path)!r} holds a search that another version of foreblocks-darts began (format {found} of "
+            f"its results, {FORMAT} now), so it cannot be resumed. Choose another run_dir for a new search, or delete "
+            "this one and begin anew with resume=False."
+        )
 
 
 def _check_identity(path: Path, stored: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
