@@ -73,6 +73,26 @@ def test_constant_targets_have_a_defined_r2():
     assert compute_metrics(ones + 1, ones)["r2_score"] == 0.0
 
 
+@pytest.mark.parametrize("level", [0.1, 0.3, 3.3, 1e6 + 0.1])  # numbers whose mean is not exact
+def test_rounding_is_no_spread_of_constant_targets(level):
+    targets = np.full((101, 7), level)
+    assert compute_metrics(targets + 0.5, targets)["r2_score"] == 0.0
+    accumulator = MetricAccumulator()
+    for rows in (slice(0, 3), slice(3, 101)):
+        accumulator.update(torch.from_numpy(targets[rows] + 0.5), torch.from_numpy(targets[rows]))
+    assert accumulator.compute()["r2_score"] == 0.0
+
+
+def test_batches_of_another_dtype_are_given_in_that_of_the_weights():
+    model = nn.Sequential(nn.Linear(3, 3))
+    x, y = pairs()
+    sets = (TensorDataset(x[:, :4].to(dtype), y.to(dtype)) for dtype in (torch.float, torch.double))
+    single, double = (DataLoader(data, batch_size=64) for data in sets)
+    assert compute_final_metrics(model, double, "cpu") == compute_final_metrics(model, single, "cpu")
+    loss = get_loss_function("huber")
+    assert evaluate_on_loader(model, double, loss, "cpu") == evaluate_on_loader(model, single, loss, "cpu")
+
+
 def test_loss_is_a_mean_over_windows_not_batches():
     x, y = pairs(33)
     y[-1] += 100.0

@@ -90,6 +90,13 @@ def test_a_rival_search_is_compared_blend_with_blend(theirs, judged):
     assert failed.splitlines()[-1].startswith("The rival, random search, failed")
 
 
+@pytest.mark.parametrize(("ours", "judged"), [(0.0, "is within the noise of"), (0.1, "loses to")])
+def test_a_rival_without_any_error_is_compared(ours, judged):
+    rival = {"method": "random", "steps": {"search": 3}, "blend": {"mse": 0.0}}
+    text = verdict({**RESULTS, "blend": {**RESULTS["blend"], "mse": ours}, "search_baseline": rival})
+    assert judged in text
+
+
 def test_what_is_absent_is_left_out():
     text = format_result_table({"baselines": {"last_value": {"mse": 1.0, "mae": 0.5}}})
     assert text.splitlines()[-1].split() == ["last_value", "1.0000", "0.5000"]

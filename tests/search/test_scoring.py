@@ -180,6 +180,8 @@ def test_votes_put_missing_values_last():
 
 
 def test_weight_schemes():
+    with pytest.raises(InvalidArgument, match="seed=-1 must be at least 0"):
+        build_weight_schemes(2, 0.1, -1)
     schemes = build_weight_schemes(2, 0.1, 0)
     base = base_weights()
     assert len(schemes) == 21

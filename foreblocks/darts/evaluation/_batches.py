@@ -27,14 +27,17 @@ def eval_mode(models: Iterable[nn.Module]) -> Iterator[None]:
             module.training = training
 
 
-def unpack_batch(batch: Any, device: torch.device | str) -> Batch:
-    """Return a loader's batch on ``device``.
+def unpack_batch(batch: Any, device: torch.device | str, dtype: torch.dtype | None = None) -> Batch:
+    """Return a loader's batch on ``device``, the inputs as ``dtype`` (None keeps theirs).
 
     Raises:
         DataError: as ``unpack_forecasting_batch``.
     """
     x, y, extra = unpack_forecasting_batch(batch, device)
-    return Batch(x, y, extra.get("x_future"))
+    future = extra.get("x_future")
+    if dtype is not None:
+        x, future = x.to(dtype), None if future is None else future.to(dtype)
+    return Batch(x, y, future)
 
 
 def check_finite(windows: Batch, *, batch: int, first: int, role: str) -> None:

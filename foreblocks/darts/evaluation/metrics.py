@@ -34,6 +34,7 @@ class MetricAccumulator:
         self.count = 0
         self.windows = 0
         self._squared = self._absolute = self._relative = 0.0
+        self._origin: float | None = None
         self._mean = self._spread = 0.0
         self._detail: torch.Tensor | None = None
         self._keep_detail = detail
@@ -56,6 +57,10 @@ class MetricAccumulator:
             self._detail = grid if self._detail is None else self._detail + grid
 
     def _merge_targets(self, y: torch.Tensor) -> None:
+        # From the first value on, so that constant targets have a spread of exactly 0, not of the mean's rounding.
+        if self._origin is None:
+            self._origin = float(y.flatten()[0])
+        y = y - self._origin
         # Chan, Golub and LeVeque (1983): merging centred sums loses no digits when the mean is large.
         count, mean = y.numel(), float(y.mean())
         spread = float(((y - mean) ** 2).sum())
@@ -127,8 +132,8 @@ def compute_final_metrics(
     """Evaluate a model on a loader of ``(x, y)`` or ``(x, y, x_future)`` batches; every window counts the same.
 
     Args:
-        model: ``x [B, L, C] -> [B, H, C]``, on ``device``; called with ``x_future`` too where the batches have it. Its
-            training flags are restored.
+        model: ``x [B, L, C] -> [B, H, C]``, on ``device``; called with ``x_future`` too where the batches have it, in
+            the dtype of its weights. Its training flags are restored.
         val_loader: batches as in ``data.batch_protocol.unpack_forecasting_batch``.
         device: where the batches go.
         autocast_ctx: called once per batch; the forward pass runs inside what it returns.
@@ -159,11 +164,16 @@ def evaluate_on_loader(
     """
     total, windows = 0.0, 0
     for pred, target in _forecasts(model, dataloader, device, autocast_ctx):
-        total += float(loss_fn(pred.float(), target)) * target.shape[0]
+        total += float(loss_fn(pred.float(), target.float())) * target.shape[0]
         windows += target.shape[0]
     if windows == 0:
         raise DataError("no window was evaluated; the loader is empty.")
     return total / windows
+
+
+def _dtype_of(model: nn.Module) -> torch.dtype:
+    """Return the dtype of a model's weights, in which it is given its input; float32 for a model without any."""
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
 
 
 def _forecasts(
@@ -176,7 +186,7 @@ def _forecasts(
     forward = forward_in_parts(model)
     with eval_mode([model]):
         for number, batch in enumerate(loader):
-            windows = unpack_batch(batch, device)
+            windows = unpack_batch(batch, device, _dtype_of(model))
             check_finite(windows, batch=number, first=first, role="evaluation")
             with torch.no_grad(), nullcontext() if autocast_ctx is None else autocast_ctx():
                 pred = forward(*windows.inputs)

@@ -120,7 +120,10 @@ def _against_rival(results: Mapping[str, Any]) -> list[str]:
     if "blend" not in rival:
         return [f"The rival, {name}, failed: none of its architectures could be trained."]
     ours, theirs = results["blend"]["mse"], rival["blend"]["mse"]
-    gain = 100 * (1 - ours / theirs)
+    if theirs:
+        gain = 100 * (1 - ours / theirs)
+    else:  # constant data, which a blend forecasts exactly
+        gain = 0.0 if ours == 0 else -math.inf
     judged = "is within the noise of" if abs(gain) < 100 * NOISE else "beats" if gain > 0 else "loses to"
     return [
         f"With as many training steps ({rival['steps']['search']:,}) the search {judged} {name}: blend against blend, "

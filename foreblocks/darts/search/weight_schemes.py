@@ -31,11 +31,12 @@ def build_weight_schemes(
     Args:
         n_random: number of random schemes, at least 0.
         sigma: relative spread of the random weights, at least 0.
-        seed: seed of the first random scheme.
+        seed: seed of the first random scheme, at least 0.
         base: name → weight; None means the weights of the contract.
     """
     check_int("n_random", n_random, low=0)
     check_real("sigma", sigma, low=0.0)
+    check_int("seed", seed, low=0)
     weights = dict(base_weights() if base is None else base)
     schemes = {
         "baseline": dict(weights),
