@@ -17,7 +17,7 @@ from torch import nn
 
 from . import ops  # noqa: F401 - registers the ops
 from ._core.device import resolve_device
-from ._core.errors import InvalidArgument, check_channels, check_int, check_keywords
+from ._core.errors import InvalidArgument, check_channels, check_int, check_keywords, check_list, check_range
 from ._core.keywords import fold_keywords, keywords_with_defaults, warn_keywords
 from ._core.logging import get_logger
 from ._core.types import Layout, WindowSource, layout_of
@@ -35,7 +35,7 @@ from .config import (
 from .data.sources import check_sources, loader_batch_size
 from .evaluation import plotting, report
 from .evaluation.predict import score_models
-from .ops.registry import resolve_ops
+from .ops.registry import check_families, resolve_ops
 from .search.ablation import ablation_weight_search
 from .search.candidates import CandidateConfig, SearchSpace, build_candidate, make_candidate
 from .search.lr_sensitivity import RateGrid, bilevel_lr_sensitivity
@@ -110,7 +110,7 @@ class DARTSTrainer:
         future_dim: int | None = None,
         target_channels: Sequence[int] | None = None,
     ) -> None:
-        self.config = config
+        self.config = _config_of(config, DARTSConfig)
         base = config or DARTSConfig()
         folded = _folded(DARTSTrainer, locals(), base.space, base)
         self.input_dim = check_int("input_dim", folded["input_dim"], low=1)
@@ -122,12 +122,13 @@ class DARTSTrainer:
             self.target_channels = check_channels("target_channels", target_channels, self.input_dim, empty=False)
         self.device = str(resolve_device(folded["device"]))
         self.all_ops = resolve_ops(folded["all_ops"], on_unknown=on_unknown)
-        self.hidden_dims = list(folded["hidden_dims"])
-        self.arch_modes = list(folded["arch_modes"])
-        self.op_families = dict(folded["op_families"])
-        self.family_range = tuple(folded["family_range"])
-        self.attention_variants = [v.lower() for v in folded["attention_variants"]]
-        self.ffn_variants = [v.lower() for v in folded["ffn_variants"]]
+        self.hidden_dims = check_list("hidden_dims", folded["hidden_dims"])
+        self.arch_modes = check_list("arch_modes", folded["arch_modes"])
+        self.op_families = check_families(folded["op_families"], on_unknown=on_unknown)
+        self.family_range = check_range("family_range", folded["family_range"], low=1)
+        self.attention_variants, self.ffn_variants = (
+            [str(v).lower() for v in check_list(name, folded[name])] for name in ("attention_variants", "ffn_variants")
+        )
         self.search_history: list[dict[str, Any]] = []
         self.training_history: list[dict[str, Any]] = []
         self.final_model: nn.Module | None = None
@@ -144,7 +145,7 @@ class DARTSTrainer:
             changes: fields of ``DARTSSearchSpaceConfig`` or of ``SearchSpace`` to replace (None leaves a field).
         """
         given = {name: value for name, value in changes.items() if value is not None}
-        extra = {name: tuple(given.pop(name)) for name in _SPACE_NAMES if name in given}
+        extra = {name: tuple(check_list(name, given.pop(name))) for name in _SPACE_NAMES if name in given}
         base = (self.config or DARTSConfig()).space
         config = replace(
             base,
@@ -169,7 +170,7 @@ class DARTSTrainer:
 
     def make_candidate(self, seed: int = 0, index: int = 0) -> CandidateConfig:
         """Return candidate ``index`` of ``seed``: the one that a search with that seed samples there."""
-        return make_candidate(self.space(), seed, check_int("index", index, low=0))
+        return make_candidate(self.space(), check_int("seed", seed), check_int("index", index, low=0))
 
     def build_candidate(self, config: CandidateConfig | Mapping[str, Any], seed: int = 0) -> TimeSeriesDARTS:
         """Build the searched network of a candidate or of a candidate record, on this trainer's device."""
@@ -254,7 +255,7 @@ class DARTSTrainer:
             raise InvalidArgument(f"derive={derive!r} needs train_loader and val_loader.")
         return derive_by_race(
             model, *self._sources(train=train_loader, validation=val_loader),
-            config or _part(self.config, "train") or DARTSTrainConfig(),
+            _config_of(config, DARTSTrainConfig) or _part(self.config, "train") or DARTSTrainConfig(),
             self._limits(train_loader, seed, None, max_val_batches, amp=False), settings,
         )  # fmt: skip
 
@@ -382,17 +383,19 @@ class DARTSTrainer:
 
         Returns:
             The documented dictionary: ``model, train_losses, val_losses, test_loss, training_time, final_metrics,
-            training_info``.
+            training_info``. ``test_loss`` is the MSE. With ``compute_final_metrics=False`` the test set is not read,
+            and neither ``final_metrics`` nor ``test_loss`` is there.
         """
         given = _given(self.train_final_model, locals())
         warn_keywords("train_final_model", given)
         folded = fold_keywords(
-            "train_final_model", given, config or _part(self.config, "final"), _defaults(self.train_final_model)
-        )
+            "train_final_model", given, _config_of(config, FinalTrainConfig) or _part(self.config, "final"),
+            _defaults(self.train_final_model),
+        )  # fmt: skip
         settings = FinalTrainConfig(**_only(FinalTrainConfig, folded))
         limits = self._limits(train_loader, seed, max_train_batches, None, settings.use_amp)
         train, val, test = self._sources(train=train_loader, validation=val_loader, test=test_loader)
-        result = train_final_model(model, train, val, settings, limits, callbacks=callbacks)
+        result = train_final_model(model, train, val, settings, limits, callbacks=callbacks, verbose=verbose)
         if compute_final_metrics:
             result["final_metrics"] = score_models({"model": model}, test, device=self.device)["model"]
             result["test_loss"] = result["final_metrics"]["mse"]
@@ -495,28 +498,32 @@ class DARTSTrainer:
             space: further limits of the space: ``channel_modes``, ``series_norms``, ``heads``, ``patch_lens``,
                 ``presets``.
             config: a ``MultiFidelitySearchConfig``.
-            kwargs: fields of ``MultiFidelitySearchConfig`` and ``DARTSTrainConfig``, and ``final_learning_rate``,
-                ``final_loss_type``, ``final_patience``, ``final_weight_decay``.
+            kwargs: fields of ``MultiFidelitySearchConfig`` and ``DARTSTrainConfig`` (except ``epochs``: that is
+                ``search_epochs``), and ``final_learning_rate``, ``final_loss_type``, ``final_patience``,
+                ``final_weight_decay``.
 
         Raises:
             TypeError: an unknown keyword; the nearest one is named.
             InvalidArgument, DataError, SearchFailed: see their messages.
         """
         given = _given(self.multi_fidelity_search, locals())
-        allowed = [*_names(MultiFidelitySearchConfig), *_names(DARTSTrainConfig), *_SEARCH_EXTRAS]
+        allowed = {*_names(MultiFidelitySearchConfig), *_names(DARTSTrainConfig), *_SEARCH_EXTRAS} - {"epochs"}
         check_keywords("multi_fidelity_search", kwargs, allowed)
         check_keywords("space", space or {}, _SPACE_NAMES)
         search = self._search_config({**given, **kwargs}, config)
         train_given = {k: v for k, v in kwargs.items() if k in _names(DARTSTrainConfig)}
+        train = self._train_config(train_given, None)
+        # True is the default, against which a configuration may have a word.
+        train = replace(train, use_amp=use_amp and (self.config is None or train.use_amp))
         settings = SearchSettings(
             space=self.space(
                 cell_range=cell_range, node_range=node_range, min_ops=min_ops,
                 max_ops=max_ops, **(space or {}),
             ),
             search=search,
-            train=self._train_config({**train_given, "use_amp": use_amp}, None),
+            train=train,
             final=self._final_config(kwargs, use_amp),
-            limits=self._limits(train_loader, seed, max_train_batches, max_val_batches, use_amp),
+            limits=self._limits(train_loader, seed, max_train_batches, max_val_batches, train.use_amp),
             rank_method=rank_method,
             trial_steps=trial_steps,
             finalists=finalists,
@@ -563,7 +570,7 @@ class DARTSTrainer:
             A ``pandas.DataFrame`` with one row a run: ``model_lr, arch_lr, seed, best_val_loss_mixed,
             val_loss_derived, train_time_s, health_score, avg_identity_dominance``.
         """
-        settings = self._train_config({"epochs": epochs}, None)
+        settings = replace(self._train_config({}, None), epochs=epochs)
         return bilevel_lr_sensitivity(
             model_factory, *self._sources(train=train_loader, validation=val_loader),
             RateGrid(model_lrs, arch_lrs, seeds), settings,
@@ -770,6 +777,7 @@ class DARTSTrainer:
     def _limits(
         self, loader: Any, seed: int, train_batches: int | None, val_batches: int | None, amp: bool
     ) -> LoopLimits:
+        check_int("seed", seed)
         for name, batches in (("max_train_batches", train_batches), ("max_val_batches", val_batches)):
             if batches is not None:
                 check_int(name, batches, low=1)
@@ -780,7 +788,7 @@ class DARTSTrainer:
 
     def _train_config(self, given: dict[str, Any], config: DARTSTrainConfig | None) -> DARTSTrainConfig:
         warn_keywords("train_darts_model", given)
-        stored = config or _part(self.config, "train")
+        stored = _config_of(config, DARTSTrainConfig) or _part(self.config, "train")
         folded = fold_keywords("train_darts_model", given, stored, _defaults(self.train_darts_model))
         if not folded.get("use_regularization", True):
             off = ("edge_diversity_weight", "edge_usage_balance_weight", "edge_identity_cap_weight")
@@ -791,12 +799,12 @@ class DARTSTrainer:
     def _final_config(self, given: Mapping[str, Any], use_amp: bool) -> FinalTrainConfig:
         base = _part(self.config, "final") or FinalTrainConfig(patience=20)
         named = {name.removeprefix("final_"): given[name] for name in _SEARCH_EXTRAS[:4] if name in given}
-        return replace(base, use_amp=use_amp, **named)
+        return replace(base, use_amp=use_amp and base.use_amp, **named)
 
     def _search_config(
         self, given: Mapping[str, Any], config: MultiFidelitySearchConfig | None
     ) -> MultiFidelitySearchConfig:
-        stored = config or _part(self.config, "search")
+        stored = _config_of(config, MultiFidelitySearchConfig) or _part(self.config, "search")
         defaults = _defaults(self.multi_fidelity_search)
         names = _names(MultiFidelitySearchConfig)
         folded = fold_keywords(
@@ -833,6 +841,13 @@ def _names(cls: type) -> list[str]:
 def _only(cls: type, values: Mapping[str, Any]) -> dict[str, Any]:
     names = _names(cls)
     return {name: value for name, value in values.items() if name in names}
+
+
+def _config_of(config: Any, kind: type) -> Any:
+    """Return ``config`` if it is None or of ``kind``: fields of another would be looked up in vain, without a word."""
+    if config is not None and not isinstance(config, kind):
+        raise InvalidArgument(f"config is a {type(config).__name__}; it must be a {kind.__name__}.")
+    return config
 
 
 def _part(config: DARTSConfig | None, name: str) -> Any:

@@ -90,6 +90,13 @@ def check_range(argument: str, value: Any, *, low: int) -> tuple[int, int]:
     return first, last
 
 
+def check_list(argument: str, value: Any) -> list[Any]:
+    """Return ``value`` as a list, else raise ``InvalidArgument``; a text, whose letters would be its parts, is none."""
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise InvalidArgument(f"{argument}={value!r} must be a list.")
+    return list(value)
+
+
 def check_channels(argument: str, value: Any, channels: int, *, empty: bool = True) -> tuple[int, ...]:
     """Return ``value`` as distinct channel numbers in ``[0, channels)``, else raise ``InvalidArgument``."""
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):

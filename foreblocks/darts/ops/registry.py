@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import importlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from torch import nn
 
-from .._core.errors import InvalidArgument, nearest
+from .._core.errors import InvalidArgument, check_choice, check_list, nearest
 from .._core.logging import get_logger
 
 logger = get_logger(__name__)
@@ -112,6 +112,7 @@ def resolve_ops(names: Sequence[str], *, on_unknown: str = "raise") -> list[str]
     """
     if isinstance(names, str):
         raise InvalidArgument(f"ops={names!r} must be a list of names, not one string.")
+    check_choice("on_unknown", on_unknown, ("raise", "ignore"))
     kept: list[str] = []
     for name in names:
         if on_unknown == "ignore" and name not in _REGISTRY:
@@ -123,6 +124,21 @@ def resolve_ops(names: Sequence[str], *, on_unknown: str = "raise") -> list[str]
         kept.append(name)
     if not kept:
         raise InvalidArgument(f"ops={list(names)!r} leaves no op to search over.")
+    return kept
+
+
+def check_families(families: Mapping[str, Sequence[str]], *, on_unknown: str = "raise") -> dict[str, list[str]]:
+    """Return family → op names; an unknown name is refused as by ``resolve_ops``, or kept for a space to pass over.
+
+    Raises:
+        InvalidArgument: no mapping of lists, or an unknown name (with ``on_unknown="raise"``).
+    """
+    if not isinstance(families, Mapping):
+        raise InvalidArgument(f"op_families={families!r} must be a dictionary, family to list of ops.")
+    kept = {family: check_list(f"op_families[{family!r}]", names) for family, names in families.items()}
+    for names in kept.values() if on_unknown == "raise" else ():
+        for name in names:
+            get_op(name)
     return kept
 
 

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 
-from .._core.errors import InvalidArgument, check_choice, check_range
+from .._core.errors import InvalidArgument, check_choice, check_int, check_range
 from .._core.logging import get_logger
 from .._core.seeding import seeded
 from ..architecture.network import TimeSeriesDARTS, default_heads
@@ -62,7 +62,8 @@ class SearchSpace:
         channel_modes: allowed ways to treat channels.
         series_norms: allowed series normalisations.
         heads: allowed heads.
-        patch_lens: allowed patch lengths; those longer than ``seq_length`` are never drawn.
+        patch_lens: allowed patch lengths; those longer than half of ``seq_length`` are never drawn. A network of
+            variates has none.
         presets: names from ``PRESETS`` whose macro choices the first candidates take.
         future_dim: covariates F that are known for the horizon.
         target_channels: channels that are forecast; None for all.
@@ -83,10 +84,37 @@ class SearchSpace:
 
     def __post_init__(self) -> None:
         resolve_ops(self.ops)
-        for name in self.presets:
-            check_choice("presets", name, PRESETS)
-        for mode in self.config.arch_modes:
-            check_choice("arch_modes", mode, ARCH_MODES)
+        allowed: dict[str, tuple[Sequence[str], Iterable[str]]] = {
+            "presets": (self.presets, PRESETS),
+            "arch_modes": (self.config.arch_modes, ARCH_MODES),
+            "attention_variants": (self.config.attention_variants, ("auto", *ATTENTION_VARIANTS)),
+            "ffn_variants": (self.config.ffn_variants, ("auto", *FFN_VARIANTS)),
+            "channel_modes": (self.channel_modes, CHANNEL_MODES),
+            "series_norms": (self.series_norms, SERIES_NORMS),
+            "heads": (self.heads, HEADS),
+        }
+        for argument, (names, choices) in allowed.items():
+            for name in names:
+                check_choice(argument, name, choices)
+            if not names and argument != "presets":
+                raise InvalidArgument(f"{argument} is empty; name at least one of {list(choices)}.")
+        self._check_patches()
+        if self.config.max_ops == 1 and self.needs_identity and len(self.ops) > 1:
+            raise InvalidArgument("max_ops=1 leaves no op beside Identity, which require_identity=True demands.")
+
+    def _check_patches(self) -> None:
+        for patch in self.patch_lens:
+            check_int("patch_lens", patch, low=1)
+        fits = any(patch == 1 or 2 * patch <= self.seq_length for patch in self.patch_lens)
+        if not fits and set(self.channel_modes) != {"variate"}:
+            raise InvalidArgument(
+                f"patch_lens={list(self.patch_lens)} has no length up to half of seq_length={self.seq_length}, nor 1."
+            )
+
+    @property
+    def needs_identity(self) -> bool:
+        """Whether Identity is an op of every candidate."""
+        return self.config.require_identity and "Identity" in self.ops
 
     @property
     def families(self) -> dict[str, list[str]]:
@@ -229,7 +257,10 @@ def _draw(space: SearchSpace, rng: random.Random, index: int) -> CandidateConfig
     config = space.config
     families = space.families
     low, high = check_range("family_range", config.family_range, low=1)
-    count = min(len(families), rng.randint(min(low, max(1, len(families))), max(low, min(high, len(families)))))
+    most = len(families)
+    if config.max_ops is not None:  # each family brings an op for certain
+        most = min(most, config.max_ops - space.needs_identity)
+    count = min(most, rng.randint(min(low, max(1, most)), max(low, min(high, most))))
     picked = rng.sample(sorted(families, key=_family_order), count) if families else []
     ops = _draw_ops(space, rng, families, picked)
     num_nodes = _draw_nodes(rng, config, max(1, len(ops) - ("Identity" in ops)))
@@ -255,7 +286,7 @@ def _draw_ops(
 ) -> list[str]:
     """Draw ops: one of each picked family for certain, then more from the picked families; Identity in front."""
     config = space.config
-    identity = ["Identity"] if "Identity" in space.ops and config.require_identity else []
+    identity = ["Identity"] if space.needs_identity else []
     guaranteed = [rng.choice(families[name]) for name in picked]
     pool = [op for name in picked for op in families[name] if op not in guaranteed]
     largest = len(guaranteed) + len(pool) + len(identity)
@@ -330,7 +361,7 @@ def _fits(space: SearchSpace, preset: Mapping[str, Any]) -> bool:
         and preset["series_norm"] in space.series_norms
         and preset["head"] in space.heads
         and 2 * preset["patch_len"] <= max(2, space.seq_length)
-        and (preset["channel_mode"] != "variate" or space.input_dim > 1)
+        and (space.input_dim > 1 if preset["channel_mode"] == "variate" else preset["patch_len"] in space.patch_lens)
     )
 
 

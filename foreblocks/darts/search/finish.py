@@ -156,7 +156,8 @@ def _train_alike(
     phase: str,
 ) -> None:
     config = replace(settings.final, epochs=settings.search.final_epochs)
-    limits = replace(settings.limits, max_train_batches=settings.final_max_train_batches)
+    amp = settings.final.use_amp
+    limits = replace(settings.limits, max_train_batches=settings.final_max_train_batches, use_amp=amp)
     keys = [TaskKey(phase, runner.record["candidate_id"]) for runner in survivors]
     tasks = [
         TrainTask(

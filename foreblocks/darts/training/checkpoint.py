@@ -91,9 +91,15 @@ def load_model_checkpoint(filepath: str, device: str = "cpu") -> dict[str, Any]:
     """Return the raw dictionary of a file written by ``save_model``; nothing is unpickled.
 
     Raises:
-        DataError: the file is no such checkpoint.
+        DataError: the file is no such checkpoint, or damaged.
+        OSError: there is no such file, or it cannot be read.
     """
-    content = torch.load(filepath, map_location=device, weights_only=True)
+    try:
+        content = torch.load(filepath, map_location=device, weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:  # what torch raises depends on the bytes that it finds
+        raise DataError(f"{filepath} is no checkpoint that loads with weights_only=True: {error}") from error
     if not isinstance(content, dict) or "model_state_dict" not in content:
         raise DataError(f"{filepath} is no checkpoint: it has no 'model_state_dict'.")
     return content

@@ -106,12 +106,14 @@ def train_final_model(
     *,
     callbacks: Sequence[Callback] = (),
     border: StateFile | None = None,
+    verbose: bool = True,
 ) -> dict[str, Any]:
     """Train ``model`` and load its best validation weights (or their average, when that is better).
 
     The weights of all epochs from ``config.swa_start_ratio`` of the training on are averaged; the average is
     validated once at the end and kept only if it beats the best single epoch. A ratio of 1 switches that off.
     ``border`` gets the state after each epoch, and one that it has already is taken up; the result is the same.
+    ``verbose`` logs each epoch.
 
     Returns:
         ``{model, train_losses, val_losses, training_time, training_info}``; no test figure: the caller reads the test
@@ -138,7 +140,11 @@ def train_final_model(
             state.average.add(model)
         if border is not None:
             border.save(state.to_dict(time.perf_counter() - began))
-        _say(callbacks, epoch + 1, config.epochs, state.train_losses[-1], state.val_losses[-1])
+        losses = {"train_loss": state.train_losses[-1], "val_loss": state.val_losses[-1]}
+        emit(callbacks, Event.EPOCH_END, epoch=epoch + 1, epochs=config.epochs, **losses)
+        if verbose:
+            figures = (epoch + 1, config.epochs, *losses.values())
+            logger.info("final epoch %d/%d: train %.4f, validation %.4f", *figures)
     final_rate = state.optimizer.param_groups[0]["lr"]
     swa_used = _try_average(state, val, batches, loss_fn, limits)
     model.load_state_dict(state.best.state)
@@ -155,11 +161,6 @@ def train_final_model(
             "best_val_loss": state.best.loss,
         },
     }
-
-
-def _say(callbacks: Sequence[Callback], epoch: int, epochs: int, train_loss: float, val_loss: float) -> None:
-    emit(callbacks, Event.EPOCH_END, epoch=epoch, epochs=epochs, train_loss=train_loss, val_loss=val_loss)
-    logger.info("final epoch %d/%d: train %.4f, validation %.4f", epoch, epochs, train_loss, val_loss)
 
 
 def _epoch(
