@@ -140,11 +140,7 @@ def train_final_model(
             state.average.add(model)
         if border is not None:
             border.save(state.to_dict(time.perf_counter() - began))
-        losses = {"train_loss": state.train_losses[-1], "val_loss": state.val_losses[-1]}
-        emit(callbacks, Event.EPOCH_END, epoch=epoch + 1, epochs=config.epochs, **losses)
-        if verbose:
-            figures = (epoch + 1, config.epochs, *losses.values())
-            logger.info("final epoch %d/%d: train %.4f, validation %.4f", *figures)
+        _say(state, config.epochs, callbacks, verbose)
     final_rate = state.optimizer.param_groups[0]["lr"]
     swa_used = _try_average(state, val, batches, loss_fn, limits)
     model.load_state_dict(state.best.state)
@@ -161,6 +157,13 @@ def train_final_model(
             "best_val_loss": state.best.loss,
         },
     }
+
+
+def _say(state: _Training, epochs: int, callbacks: Sequence[Callback], verbose: bool) -> None:
+    losses = {"train_loss": state.train_losses[-1], "val_loss": state.val_losses[-1]}
+    emit(callbacks, Event.EPOCH_END, epoch=state.epoch, epochs=epochs, **losses)
+    if verbose:
+        logger.info("final epoch %d/%d: train %.4f, validation %.4f", state.epoch, epochs, *losses.values())
 
 
 def _epoch(
