@@ -172,6 +172,23 @@ def test_random_sampler_that_draws_otherwise_counts_as_own():
     assert as_source(weighted, role="train").starts.tolist() == [0, 0, 0, 0]
 
 
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        lambda d, g: RandomSampler(d, replacement=True, generator=g),
+        lambda d, g: WeightedRandomSampler([1.0] * len(d), len(d), generator=g),
+        lambda d, g: SubsetRandomSampler(range(len(d)), generator=g),
+    ],
+)
+def test_a_loader_gives_the_same_windows_to_the_next_search(sampler):
+    draws = torch.Generator().manual_seed(3)
+    data, state = windows(), draws.get_state()
+    loader = DataLoader(data, batch_size=2, sampler=sampler(data, draws))
+    first, second = (as_source(loader, role="train").starts.tolist() for _ in range(2))
+    assert first == second
+    assert torch.equal(draws.get_state(), state)
+
+
 def test_drop_last_is_ignored_and_said_once(caplog: pytest.LogCaptureFixture):
     with caplog.at_level(logging.INFO):
         for _ in range(2):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
@@ -16,7 +17,9 @@ from torch.utils.data import (
     RandomSampler,
     SequentialSampler,
     Subset,
+    SubsetRandomSampler,
     TensorDataset,
+    WeightedRandomSampler,
     default_collate,
 )
 
@@ -255,9 +258,22 @@ def _sampled(sampler: Any, in_batches: bool, dataset: Any, role: str) -> torch.T
         logging.INFO,
         f"{role} loader: the indices of {type(sampler).__name__} are taken once; each epoch orders them anew.",
     )
-    with seeded("sampler", role):
+    with seeded("sampler", role), _as_it_was(sampler):
         drawn = chain.from_iterable(sampler) if in_batches else sampler
         return torch.tensor(list(drawn), dtype=torch.int64)
+
+
+@contextmanager
+def _as_it_was(sampler: Any) -> Iterator[None]:
+    """Give the generator of a sampler its state back, so that the next search draws the same windows."""
+    drawing = isinstance(sampler, (RandomSampler, WeightedRandomSampler, SubsetRandomSampler))
+    generator = sampler.generator if drawing else None
+    state = None if generator is None else generator.get_state()
+    try:
+        yield
+    finally:
+        if state is not None:
+            generator.set_state(state)
 
 
 def _from_dataset(dataset: Any, collate: Any, picked: torch.Tensor | None, role: str) -> AdaptedSource | WindowDataset:
