@@ -427,3 +427,11 @@ def test_the_rungs_and_the_heat_map_show_the_data() -> None:
     op = next(op for op in DEFAULT_OPS if (f"op_{op}", "first_rung_val_loss") in table)
     value = float(shown[down.index(op), across.index("first-rung loss")])
     assert value == pytest.approx(table[f"op_{op}", "first_rung_val_loss"])
+
+
+@needs_matplotlib
+def test_a_loss_that_was_not_measured_is_left_out_of_the_rungs() -> None:
+    result = planted([1.0, 2.0, 3.0, 4.0, 5.0], [0.9, 0.3, 0.5, 0.2, 0.7])
+    result["rungs"][1]["results"][0]["val_loss"] = None
+    lines = StreamlinedDARTSAnalyzer(result).plot_performance_analysis().axes[2].lines
+    assert sorted(len(line.get_xdata()) for line in lines) == [1, 2, 2, 2, 2]

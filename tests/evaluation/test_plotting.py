@@ -37,6 +37,12 @@ def windows():
     return series, *WindowDataset(series, 5, 3).gather(torch.arange(10))
 
 
+def test_windows_of_another_dtype_are_given_in_that_of_the_weights(windows):
+    _, x, _ = windows
+    model = nn.Linear(2, 2)
+    assert torch.equal(batched_forecast(model, x.double()), batched_forecast(model, x))
+
+
 def lines(axes):
     return {line.get_label(): line for line in axes.get_lines()}
 

@@ -40,6 +40,11 @@ def unpack_batch(batch: Any, device: torch.device | str, dtype: torch.dtype | No
     return Batch(x, y, future)
 
 
+def dtype_of(model: nn.Module) -> torch.dtype:
+    """Return the dtype of a model's weights, in which it is given its input; float32 for a model without any."""
+    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
+
+
 def check_finite(windows: Batch, *, batch: int, first: int, role: str) -> None:
     """Raise ``DataError`` naming batch, window and channel of the first value that is not finite.
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from .._core.errors import DataError
 from ..architecture.skeleton import forward_in_parts
-from ._batches import check_finite, check_forecast, eval_mode, unpack_batch
+from ._batches import check_finite, check_forecast, dtype_of, eval_mode, unpack_batch
 
 METRICS = ("mse", "rmse", "mae", "mape", "r2_score")
 MAPE_EPSILON = 1e-8
@@ -171,11 +171,6 @@ def evaluate_on_loader(
     return total / windows
 
 
-def _dtype_of(model: nn.Module) -> torch.dtype:
-    """Return the dtype of a model's weights, in which it is given its input; float32 for a model without any."""
-    return next((p.dtype for p in model.parameters() if p.is_floating_point()), torch.float32)
-
-
 def _forecasts(
     model: nn.Module,
     loader: Iterable[Any],
@@ -186,7 +181,7 @@ def _forecasts(
     forward = forward_in_parts(model)
     with eval_mode([model]):
         for number, batch in enumerate(loader):
-            windows = unpack_batch(batch, device, _dtype_of(model))
+            windows = unpack_batch(batch, device, dtype_of(model))
             check_finite(windows, batch=number, first=first, role="evaluation")
             with torch.no_grad(), nullcontext() if autocast_ctx is None else autocast_ctx():
                 pred = forward(*windows.inputs)

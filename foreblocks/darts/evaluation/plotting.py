@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from .._core.errors import DataError, InvalidArgument, check_int
 from .._core.logging import get_logger
 from ._alpha_plot import plot_alpha_evolution
-from ._batches import eval_mode
+from ._batches import dtype_of, eval_mode
 from ._figures import (
     BLUE,
     GREEN,
@@ -175,10 +175,10 @@ def plot_prediction(
 
 @torch.no_grad()
 def _forecasts(model: nn.Module, inputs: tuple[Tensor, ...], batch_size: int) -> Tensor:
-    device = next((p.device for p in model.parameters()), inputs[0].device)
+    device, dtype = next((p.device for p in model.parameters()), inputs[0].device), dtype_of(model)
     batches = list(zip(*(part.split(batch_size) for part in inputs), strict=True))
     with eval_mode([model]):
-        parts = [model(*(item.to(device) for item in batch)).float().cpu() for batch in batches]
+        parts = [model(*(item.to(device, dtype) for item in batch)).float().cpu() for batch in batches]
     for part, (batch, *_) in zip(parts, batches, strict=True):
         if part.ndim != 3 or len(part) != len(batch):
             raise DataError(f"the model returned {tuple(part.shape)} for {len(batch)} windows; expected [B, H, C].")

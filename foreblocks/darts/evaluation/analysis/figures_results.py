@@ -206,7 +206,8 @@ def _rung_panel(axes: Any, records: SearchRecords) -> None:
     for rung in records.rungs:
         for row in rung["results"]:
             epochs = row.get("epochs", rung.get("epoch_budget"))
-            lines.setdefault(row["candidate_id"], []).append((epochs, row["val_loss"]))
+            if row.get("val_loss") is not None and epochs is not None:
+                lines.setdefault(row["candidate_id"], []).append((epochs, row["val_loss"]))
     if not lines:
         missing(axes, title)
         return
