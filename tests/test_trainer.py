@@ -69,6 +69,9 @@ def test_the_constructor_names_what_is_wrong(changes: dict[str, Any], message: s
     [
         ({"config": DARTSConfig()}, "config is a DARTSConfig; it must be a MultiFidelitySearchConfig"),
         ({"seed": "a"}, "seed='a' must be a whole number"),
+        ({"keep_models": "no"}, "keep_models='no' must be True or False"),
+        ({"best_preset": "no"}, "best_preset='no' must be True or False"),
+        ({"scaler": [1.0]}, "scaler is a list; it must be a dictionary"),
         ({"max_ops": 1, "min_ops": 1}, "max_ops=1 leaves no op beside Identity"),
         ({"space": {"channel_modes": "mixed"}}, "channel_modes='mixed' must be a list"),
         ({"space": {"heads": ["flat"]}}, "heads='flat' is not allowed"),
@@ -79,6 +82,11 @@ def test_the_constructor_names_what_is_wrong(changes: dict[str, Any], message: s
 def test_a_search_names_what_is_wrong(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidArgument, match=message):
         search(trainer(), **changes)
+
+
+def test_gradients_are_not_clipped_to_nothing() -> None:
+    with pytest.raises(InvalidArgument, match="grad_clip_norm=0 leaves nothing"):
+        trainer().train_final_model(None, loader(), loader(), loader(), grad_clip_norm=0)
 
 
 def test_epochs_of_a_search_are_search_epochs() -> None:

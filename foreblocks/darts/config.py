@@ -185,13 +185,15 @@ class FinalTrainConfig(PlainConfig):
     loss_type: str = "huber"  #: ``huber``, ``mse``, ``mae``, ``smooth_l1``, or a registered loss
     use_onecycle: bool = True  #: OneCycle schedule; else cosine
     swa_start_ratio: float = 0.33  #: share of the epochs after which weights are averaged, in [0, 1]
-    grad_clip_norm: float = 1.0  #: largest norm of the gradient
+    grad_clip_norm: float = 1.0  #: largest norm of the gradient, above 0
     use_amp: bool = True  #: mixed precision, on CUDA only
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._ints("epochs", "patience", low=1)
         self._reals("learning_rate", "weight_decay", "grad_clip_norm", low=0.0)
+        if self.grad_clip_norm == 0.0:
+            raise InvalidArgument("grad_clip_norm=0 leaves nothing of a gradient; for no clipping take a large number.")
         self._reals("swa_start_ratio", low=0.0, high=1.0)
 
 

@@ -510,6 +510,8 @@ class DARTSTrainer:
         allowed = {*_names(MultiFidelitySearchConfig), *_names(DARTSTrainConfig), *_SEARCH_EXTRAS} - {"epochs"}
         check_keywords("multi_fidelity_search", kwargs, allowed)
         check_keywords("space", space or {}, _SPACE_NAMES)
+        if scaler is not None and not isinstance(scaler, Mapping):
+            raise InvalidArgument(f"scaler is a {type(scaler).__name__}; it must be a dictionary, as recipe.to_dict().")
         search = self._search_config({**given, **kwargs}, config)
         train_given = {k: v for k, v in kwargs.items() if k in _names(DARTSTrainConfig)}
         train = self._train_config(train_given, None)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .._core.errors import InvalidArgument, check_choice, check_int
+from .._core.errors import InvalidArgument, check_choice, check_flag, check_int
 from .._core.seeding import derive_seed
 from ..config import SEARCH_BASELINES, DARTSTrainConfig, FinalTrainConfig, MultiFidelitySearchConfig
 from ..evaluation.losses import get_loss_function
@@ -78,6 +78,8 @@ class SearchSettings:
         check_int("trial_steps", self.trial_steps, low=0)
         check_int("finalists", self.finalists, low=1)
         check_int("final_threads", self.final_threads, low=1)
+        for name in ("best_preset", "keep_models", "resume"):
+            check_flag(name, getattr(self, name))
         for name in ("final_max_train_batches", "seasonal_period"):
             if getattr(self, name) is not None:
                 check_int(name, getattr(self, name), low=1)
