@@ -60,10 +60,10 @@ class TCN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[N, T, D]`` to ``[N, T, D]``."""
-        *inner, last = self.blocks
-        y = x
+        first, *inner, last = self.blocks
+        y = F.relu(x + F.relu(first(x)))
         for block in inner:
-            y = F.relu(y + F.relu(block(y)))
+            y = y + F.relu(block(y))  # neither is below zero: the ReLU of the sum is the sum
         return self.norm.join(x, last(y), self.dropout, activation="relu")
 
 
