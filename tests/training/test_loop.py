@@ -13,6 +13,7 @@ from foreblocks.darts._core.device import resolve_device
 from foreblocks.darts._core.errors import DataError, InvalidArgument
 from foreblocks.darts._core.seeding import seeded
 from foreblocks.darts.config import FinalTrainConfig
+from foreblocks.darts.data.batch_protocol import autocast_ctx
 from foreblocks.darts.data.windows import WindowDataset
 from foreblocks.darts.training import final_trainer
 from foreblocks.darts.training.loop import LoopLimits, autocast, cpu_copy, mean_loss
@@ -69,12 +70,14 @@ def test_amp_is_bfloat16_where_there_is_some(monkeypatch: pytest.MonkeyPatch) ->
     asked = LoopLimits(use_amp=True, device=torch.device("cuda"))
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: False)
     assert isinstance(autocast(asked), contextlib.nullcontext)
+    assert isinstance(autocast_ctx("cuda"), contextlib.nullcontext)
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: True)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch says that there is no GPU
-        context = autocast(asked)
-    assert isinstance(context, torch.autocast)
-    assert context.fast_dtype == torch.bfloat16
+        contexts = [autocast(asked), autocast_ctx("cuda")]  # that of a training loop of the user's own, too
+    for context in contexts:
+        assert isinstance(context, torch.autocast)
+        assert context.fast_dtype == torch.bfloat16
 
 
 def test_a_copied_tree_shares_nothing() -> None:

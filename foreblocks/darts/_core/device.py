@@ -1,13 +1,18 @@
-"""Device choice and thread count."""
+"""Device choice, mixed precision and thread count."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 
 from .errors import InvalidArgument
+from .logging import get_logger, log_once
+
+logger = get_logger(__name__)
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
@@ -32,6 +37,21 @@ def resolve_device(device: str | torch.device = "auto") -> torch.device:
         last = torch.cuda.device_count() - 1
         raise InvalidArgument(f"device={str(resolved)!r} asked for; this machine has 'cuda:0' to 'cuda:{last}'.")
     return resolved
+
+
+def mixed_precision(device: torch.device, enabled: bool) -> AbstractContextManager[Any]:
+    """Return the autocast context of training: bfloat16 on CUDA if ``enabled``, else none (said once).
+
+    Not float16: without a scaled loss its small gradients are 0, and the scale would be one more state to hand on.
+    """
+    if not enabled:
+        return nullcontext()
+    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.autocast("cuda", dtype=torch.bfloat16)
+    log_once(
+        logger, logging.DEBUG, f"use_amp=True has no effect on {device.type}: mixed precision needs CUDA with bfloat16."
+    )
+    return nullcontext()
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._core.device import mixed_precision
 from .._core.errors import DataError
 from .._core.logging import get_logger, log_once
 
@@ -87,10 +88,8 @@ def check_future(future: Tensor, windows: int, horizon: int, where: str = "") ->
 
 
 def autocast_ctx(device: str | torch.device, enabled: bool = True) -> contextlib.AbstractContextManager[Any]:
-    """Return the autocast context of a training step: float16 on CUDA if ``enabled``, else one that does nothing."""
-    if enabled and torch.device(device).type == "cuda":
-        return torch.autocast("cuda")
-    return contextlib.nullcontext()
+    """Return the autocast context of a training step: bfloat16 on CUDA if ``enabled``, else one that does nothing."""
+    return mixed_precision(torch.device(device), enabled)
 
 
 def _tensor(name: str, item: Any, where: str) -> Tensor:

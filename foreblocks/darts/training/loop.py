@@ -11,15 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .._core.device import mixed_precision
 from .._core.errors import DataError, DivergedError
-from .._core.logging import get_logger, log_once
 from .._core.types import WindowSource
 from ..architecture.skeleton import forward_in_parts
 from ..data.batches import EVAL_BATCH
 from ..data.sources import iter_batches, read_batch
 from ..evaluation._batches import eval_mode
 
-logger = get_logger(__name__)
 CPU = torch.device("cpu")
 LossFunction = Callable[[Tensor, Tensor], Tensor]
 
@@ -59,16 +58,8 @@ class LoopLimits:
 
 
 def autocast(limits: LoopLimits) -> contextlib.AbstractContextManager[object]:
-    """Return the autocast context of a loop: bfloat16 on CUDA when asked for, else none (said once elsewhere).
-
-    Not float16: without a scaled loss its small gradients are 0, and the scale would be one more state to hand on.
-    """
-    if not limits.use_amp:
-        return contextlib.nullcontext()
-    if limits.device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-        return torch.autocast("cuda", dtype=torch.bfloat16)
-    log_once(logger, 10, f"use_amp=True has no effect on {limits.device.type}: AMP needs CUDA with bfloat16.")
-    return contextlib.nullcontext()
+    """Return the autocast context of a loop (``mixed_precision``)."""
+    return mixed_precision(limits.device, limits.use_amp)
 
 
 def mean_loss(
