@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from foreblocks.darts import DARTSTrainer
+from foreblocks.darts._core import logging as logs
 from foreblocks.darts._core.errors import DataError
 from foreblocks.darts.architecture.linear import fit_ridge_pair
 from foreblocks.darts.cli import main
@@ -182,6 +183,49 @@ def test_bad_input_is_one_line_and_code_2(tmp_path: Path, capsys: pytest.Capture
         assert "Traceback" not in error
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--data", "x.csv", "--data-dir", "."], "--data-dir . does not apply to --data x.csv"),
+        (["--demo", "--data-dir", "."], "--data-dir . does not apply to --demo"),
+        (["--demo", "--impute", "ffill"], "--impute ffill does not apply to --demo"),
+        (["--data", "ETTh1", "--impute", "linear"], "--impute linear does not apply to --data ETTh1"),
+        (["--data", "ETTh1", "--decimal", ","], "--decimal , does not apply to --data ETTh1"),
+    ],
+)
+def test_options_that_do_not_apply_are_refused(
+    tmp_path: Path, monkeypatch, capsys, options: list, message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_csv(tmp_path / "x.csv")
+    for command in (["search", "--run-dir", "run"], ["predict", "--run", "run", "--out", "f.csv"]):
+        assert main([*command, *options]) == 2
+        assert message in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["x.csv"]
+
+
+def test_offline_with_a_file_is_said(searched: tuple, tmp_path: Path, monkeypatch, caplog) -> None:
+    data, run, _ = searched
+    monkeypatch.setattr(logs, "_said", set())
+    call = ["predict", "--run", str(run), "--data", str(data), "--out", str(tmp_path / "f.csv")]
+    assert main(call) == 0
+    assert "--offline" not in caplog.text
+    assert main([*call, "--offline"]) == 0
+    assert [r.getMessage() for r in caplog.records if "--offline has no effect" in r.getMessage()]
+
+
+def test_decimal_commas_are_read_when_asked(searched: tuple, tmp_path: Path, capsys) -> None:
+    data, run, _ = searched
+    comma = tmp_path / "x.csv"
+    comma.write_text(data.read_text().replace(",", ";").replace(".", ","))
+    call = ["predict", "--run", str(run), "--data", str(comma), "--out", str(tmp_path / "f.csv")]
+    assert main(call) == 2
+    assert "--decimal ," in capsys.readouterr().err
+    assert main([*call, "--decimal", ","]) == 0
+    assert main(["predict", "--run", str(run), "--data", str(data), "--out", str(tmp_path / "g.csv")]) == 0
+    assert (tmp_path / "f.csv").read_text() == (tmp_path / "g.csv").read_text()
+
+
 def test_names_that_cannot_be_written_end_nothing(searched: tuple, tmp_path: Path, monkeypatch) -> None:
     run = tmp_path / "Zürich"
     shutil.copytree(searched[1], run)
@@ -251,6 +295,12 @@ def test_columns_known_ahead_go_through_search_and_predict(tmp_path: Path, capsy
     assert "trained with ['b'] known ahead" in capsys.readouterr().err
     assert main([*call, "--future", str(data)]) == 2
     assert "row 0 is of 2024-01-01" in capsys.readouterr().err
+    whole = plan.read_text()
+    plan.write_text(re.sub(r"(?m)^(2024-01-17T07,.*),.*$", r"\1,", whole))
+    assert main([*call, "--future", str(plan)]) == 2
+    assert "column 'b', line 3: the cell is empty" in capsys.readouterr().err
+    assert main([*call, "--future", str(plan), "--impute", "linear"]) == 0
+    plan.write_text(whole)
     assert main([*call, "--future", str(plan)]) == 0
     first, *rows = (tmp_path / "f.csv").read_text().splitlines()
     assert first == "date,a"

@@ -3,6 +3,7 @@ from __future__ import annotations
 import datetime
 import gzip
 import logging
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from foreblocks.darts._core.errors import DataError
+from foreblocks.darts._core.errors import DataError, InvalidArgument
 from foreblocks.darts.data.csv import parse_csv, read_csv
 from foreblocks.darts.data.frame import SeriesFrame, check_finite
 
@@ -114,6 +115,27 @@ def test_byte_order_mark_windows_lines_quotes_and_separators():
         frame = parse_csv(b"\xef\xbb\xbf" + text.encode(), "mine")
         assert frame.channels == ["a b"]
         assert frame.values.tolist() == [[1.0]]
+
+
+GERMAN = "date;a;b\n01.01.2020;1,5;-2\n02.01.2020;,25;2,3e-1\n"
+
+
+def test_decimal_commas_are_named_with_a_way_out_and_read_when_asked(tmp_path: Path):
+    assert "column 'a', line 2: '1,5' is not a number with a decimal point" in error_of(GERMAN)
+    assert "decimal=',' (read_csv) or --decimal ," in error_of(GERMAN)
+    assert "decimal" not in error_of("date;a\n2020-01-01;1,5,6\n")
+    (tmp_path / "x.csv").write_text(GERMAN)
+    assert read_csv(tmp_path / "x.csv", decimal=",").values.tolist() == [[1.5, -2.0], [0.25, 0.23]]
+    quoted = parse('date,a\n2020-01-01,"1,5"\n2020-01-02,\n2020-01-03,"2,5"\n', decimal=",", impute="linear")
+    assert quoted.values.tolist() == [[1.5], [2.0], [2.5]]
+
+
+@pytest.mark.parametrize(("cell", "said"), [("1.5", "'1.5' is not a number with a decimal comma"), ("1.234,5", "'1.2")])
+def test_a_point_is_no_part_of_a_number_with_a_decimal_comma(cell: str, said: str):
+    with pytest.raises(DataError, match=re.escape(f"column 'b', line 4: {said}")):
+        parse(GERMAN + f"03.01.2020;1;{cell}\n", decimal=",")
+    with pytest.raises(InvalidArgument, match="decimal=';' is not allowed"):
+        parse(GERMAN, decimal=";")
 
 
 @pytest.mark.parametrize(

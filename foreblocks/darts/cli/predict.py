@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .._core.errors import InvalidArgument
-from .sources import add_data_arguments, check_one_source, is_file, read_frame
+from .sources import add_data_arguments, check_one_source, is_file, read_file, read_frame
 
 
 def add_predict(commands: Any) -> None:
@@ -27,7 +27,7 @@ def add_predict(commands: Any) -> None:
 
 
 def _predict(a: argparse.Namespace) -> int:
-    from ..data import check_table_path, read_csv, write_table
+    from ..data import check_table_path, write_table
     from ..data.csv import read_channels
     from ..data.tables import format_dates
     from ..evaluation._figures import check_figure_path
@@ -44,10 +44,10 @@ def _predict(a: argparse.Namespace) -> int:
     if is_file(a):
         names = a.columns or read_channels(a.data)
         check_channels(run.recipe, names, "--columns" if a.columns else Path(a.data).name)
-        frame = read_csv(a.data, columns=run.recipe.channels, impute=a.impute)
+        frame = read_file(a, a.data, run.recipe.channels)
     else:
         frame, _ = read_frame(a)
-    future = read_csv(a.future, columns=run.recipe.future or None) if a.future else None
+    future = read_file(a, a.future, run.recipe.future or None) if a.future else None
     forecast = forecast_frame(run, frame, future=future, device=a.device)
     date_column = "date"
     while date_column in forecast.channels:

@@ -7,6 +7,7 @@ import dataclasses
 import gzip
 import io
 import os
+import re
 import zlib
 from collections.abc import Sequence
 from itertools import chain
@@ -15,13 +16,15 @@ from pathlib import Path
 import numpy as np
 
 from .._core.errors import DataError, check_choice
-from ..config import IMPUTE_METHODS
+from ..config import DECIMAL_MARKS, IMPUTE_METHODS
 from .dates import check_dates, looks_like_date, parse_dates, parse_offsets
 from .frame import SeriesFrame, check_finite, check_names, find_columns, median_step
 from .gaps import fill_gaps
 
 _SEPARATORS = (",", ";", "\t")
 _NO_VALUE = frozenset({"", "na", "n/a", "nan", "null", "none"})
+_DECIMAL_COMMA = re.compile(r"[+-]?\d*,\d+([eE][+-]?\d+)?")
+_SWAPPED = str.maketrans(",.", ".,")
 
 
 def read_csv(
@@ -31,6 +34,7 @@ def read_csv(
     ordered: bool = True,
     columns: Sequence[str] | None = None,
     impute: str | None = None,
+    decimal: str = ".",
 ) -> SeriesFrame:
     """Read a ``.csv`` or ``.csv.gz``: a header line, then a date and the channel values per line.
 
@@ -45,18 +49,22 @@ def read_csv(
         columns: channels to read, in this order; the others may hold anything. None reads all.
         impute: ``"linear"`` or ``"ffill"`` fills empty cells and those that say NA, NaN, null or none; the log says how
             many. None refuses them.
+        decimal: what marks the fraction of a number, ``"."`` or ``","``; thousands are never separated.
 
     Returns:
         The series, unscaled; its name is the file name without ``.csv``.
 
     Raises:
+        InvalidArgument: ``impute`` or ``decimal`` is none of these.
         DataError: no such file; or it is empty, badly encoded, has no header or no channel, a repeated column name, a
             ragged row, a cell that is empty or no finite number, an asked column that is not there, a date that cannot
             be read, is repeated or goes back. The message names column and line (from 1).
     """
     path = Path(path)
     name = _stem(path)
-    return parse_csv(read_bytes(path), name, encoding=encoding, ordered=ordered, columns=columns, impute=impute)
+    return parse_csv(
+        read_bytes(path), name, encoding=encoding, ordered=ordered, columns=columns, impute=impute, decimal=decimal
+    )
 
 
 def read_channels(path: str | Path, *, encoding: str = "utf-8") -> list[str]:
@@ -94,10 +102,12 @@ def parse_csv(
     ordered: bool = True,
     columns: Sequence[str] | None = None,
     impute: str | None = None,
+    decimal: str = ".",
 ) -> SeriesFrame:
     """Parse the bytes of a CSV; arguments and errors as ``read_csv``."""
     if impute is not None:
         check_choice("impute", impute, IMPUTE_METHODS)
+    check_choice("decimal", decimal, DECIMAL_MARKS)
     header, rows, lines = _split(_decode(raw, name, encoding), name)
     column, channels = header[0] or "date", header[1:]
     _check_header(header, name)
@@ -109,7 +119,7 @@ def parse_csv(
     if columns is not None:
         picked = find_columns(channels, columns, name)
         channels, rows = list(columns), [[row[0], *(row[k + 1] for k in picked)] for row in rows]
-    values = _parse_values(rows, lines, channels, name, gaps=impute is not None)
+    values = _parse_values(rows, lines, channels, name, gaps=impute is not None, decimal=decimal)
     frame = SeriesFrame(dates, channels, values, name=name, offsets=offsets)
     if ordered:
         check_dates(dates, lines, column=column, name=name, offsets=offsets)
@@ -190,13 +200,15 @@ def _check_widths(rows: Sequence[Sequence[str]], lines: Sequence[int], header: S
 
 
 def _parse_values(
-    rows: list[list[str]], lines: Sequence[int], channels: Sequence[str], name: str, *, gaps: bool
+    rows: list[list[str]], lines: Sequence[int], channels: Sequence[str], name: str, *, gaps: bool, decimal: str
 ) -> np.ndarray:
     """Return float64 ``[rows, C]``; Python's float also takes ``1_0``, which is no number in a CSV.
 
     With ``gaps`` a cell without a value is NaN.
     """
-    cells = list(chain.from_iterable(row[1:] for row in rows))
+    written = cells = list(chain.from_iterable(row[1:] for row in rows))
+    if decimal == ",":
+        cells = [cell.translate(_SWAPPED) for cell in cells]  # a point becomes a comma, so it is refused
     if gaps:
         cells = ["nan" if cell.strip().lower() in _NO_VALUE else cell for cell in cells]
     try:
@@ -206,11 +218,23 @@ def _parse_values(
     if values is None or "_" in "".join(cells):
         position = next(k for k, cell in enumerate(cells) if not _is_number(cell))
         row, column = divmod(position, len(channels))
-        cell = cells[position].strip()
-        fill = " (impute='linear' or 'ffill', --impute, fills it)"
-        problem = f"{cell!r} is not a number" if cell else f"the cell is empty{fill}"
+        problem = _problem(written[position].strip(), decimal)
         raise DataError(f"{name}: column {channels[column]!r}, line {lines[row]}: {problem}.")
     return values.reshape(len(rows), len(channels))
+
+
+def _problem(cell: str, decimal: str) -> str:
+    """Say what is wrong with a cell that is no number, and what helps."""
+    if not cell:
+        return "the cell is empty (impute='linear' or 'ffill', --impute, fills it)"
+    if decimal == "." and _DECIMAL_COMMA.fullmatch(cell):
+        return (
+            f"{cell!r} is not a number with a decimal point. If its comma is a decimal comma, read the file with "
+            "decimal=',' (read_csv) or --decimal ,"
+        )
+    if decimal == "," and _is_number(cell):
+        return f"{cell!r} is not a number with a decimal comma (decimal=',', --decimal ,)"
+    return f"{cell!r} is not a number"
 
 
 def _is_number(cell: str) -> bool:
