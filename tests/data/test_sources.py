@@ -17,12 +17,13 @@ from torch.utils.data import (
     TensorDataset,
     WeightedRandomSampler,
     default_collate,
+    random_split,
 )
 
 from foreblocks.darts._core import logging as core_logging
 from foreblocks.darts._core.errors import DataError
-from foreblocks.darts._core.types import WindowSource
-from foreblocks.darts.data.sources import as_source, check_source, read_batch
+from foreblocks.darts._core.types import Layout, WindowSource
+from foreblocks.darts.data.sources import as_source, check_source, check_sources, read_batch
 from foreblocks.darts.data.windows import WindowDataset
 
 L, H, C, ROWS = 6, 3, 2, 40
@@ -346,3 +347,25 @@ def test_read_batch_names_the_place():
 def test_large_but_finite_values_pass():
     data = WindowDataset(torch.full((ROWS, C), 3e38), L, H)
     read_batch(data, torch.arange(3), role="train", batch=0)
+
+
+def test_parts_of_one_dataset_that_lie_among_each_other_are_said(caplog: pytest.LogCaptureFixture):
+    series = torch.arange(61.0)
+    dataset = TensorDataset(*(torch.stack([series[k + a : k + a + 4] for k in range(53)])[..., None] for a in (0, 4)))
+    sizes = {"input_dim": 1, "seq_length": 4, "horizon": 4, "layout": Layout()}
+
+    def said(train, val) -> list[str]:
+        caplog.clear()
+        with caplog.at_level(logging.WARNING):
+            check_sources({"train": DataLoader(train, batch_size=8), "val": val}, **sizes)
+        return [record.getMessage() for record in caplog.records if "among each other" in record.getMessage()]
+
+    assert not said(Subset(dataset, range(30)), Subset(dataset, range(38, 53)))
+    assert not said(Subset(dataset, range(38, 53)), Subset(dataset, range(30)))
+    other = TensorDataset(*(part.clone() for part in dataset.tensors))
+    assert not said(Subset(dataset, range(0, 53, 2)), Subset(other, range(1, 53, 2)))
+    train, val = random_split(dataset, [30, 23], generator=torch.Generator().manual_seed(0))
+    (message,) = said(train, Subset(val, range(20)))
+    assert "val data" in message
+    assert "train data" in message
+    assert "split by blocks of time" in message

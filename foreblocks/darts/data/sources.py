@@ -170,6 +170,7 @@ def check_sources(
     Raises:
         DataError, InvalidArgument: as ``as_source`` and ``check_source``.
     """
+    _warn_of_mixed_rows(loaders)
     sources: list[WindowSource] = []
     future, targets = layout
     for role, loader in loaders.items():
@@ -184,6 +185,27 @@ def check_sources(
             targets = first.target_channels or tuple(range(input_dim))
         sources.append(source)
     return sources
+
+
+def _warn_of_mixed_rows(loaders: Mapping[str, Any]) -> None:
+    """Say it when parts of one dataset lie among each other, as ``random_split`` makes them."""
+    found: list[tuple[str, Any, int, int]] = []
+    for role, loader in loaders.items():
+        base, indices = _unwrap(loader.dataset if isinstance(loader, DataLoader) else loader)
+        if indices is None or not len(indices):
+            continue
+        first, last = int(indices.min()), int(indices.max())
+        for other, same, start, end in found:
+            if same is base and first <= end and start <= last:
+                log_once(
+                    _LOG,
+                    logging.WARNING,
+                    f"{role} data (windows {first} to {last}) and {other} data (windows {start} to {end}) lie among "
+                    "each other in one dataset. If its windows overlap, as those of one series do, one holds what "
+                    "the other forecasts, and every score is too good: split by blocks of time, such as "
+                    "Subset(dataset, range(0, n)) and Subset(dataset, range(n + lookback + horizon, ...)).",
+                )
+        found.append((role, base, first, last))
 
 
 def read_batch(source: WindowSource, indices: torch.Tensor, *, role: str, batch: int) -> Batch:
