@@ -114,11 +114,11 @@ def test_report_names_every_operation_and_reason(operation, monkeypatch, capsys)
 
 
 @needs_native
-def test_half_precision_is_compiled_but_for_products():
+def test_half_precision_is_compiled_but_for_products_and_attention():
     rows = {(row.operation, row.dtype): row for row in kernels.report().rows if row.device == "cpu"}
     for dtype in ("bfloat16", "float16"):
         plain = {name for name, each in rows if each == dtype and rows[name, each].implementation != "native"}
-        assert plain == {"linear", "time_linear", "conv1d"}
+        assert plain == {"linear", "time_linear", "conv1d", "softmax_attention"}
         assert rows["linear", dtype].reasons["native"] == f"the compiled form has no {dtype}"
 
 
