@@ -90,18 +90,17 @@ def check_range(argument: str, value: Any, *, low: int) -> tuple[int, int]:
     return first, last
 
 
-def check_list(argument: str, value: Any) -> list[Any]:
+def check_list(argument: str, value: Any, *, what: str = "a list") -> list[Any]:
     """Return ``value`` as a list, else raise ``InvalidArgument``; a text, whose letters would be its parts, is none."""
     if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
-        raise InvalidArgument(f"{argument}={value!r} must be a list.")
+        raise InvalidArgument(f"{argument}={value!r} must be {what}.")
     return list(value)
 
 
 def check_channels(argument: str, value: Any, channels: int, *, empty: bool = True) -> tuple[int, ...]:
     """Return ``value`` as distinct channel numbers in ``[0, channels)``, else raise ``InvalidArgument``."""
-    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
-        raise InvalidArgument(f"{argument}={value!r} must be a list of channel numbers.")
-    chosen = tuple(check_int(f"{argument}[{i}]", v, low=0, high=channels - 1) for i, v in enumerate(value))
+    numbers = check_list(argument, value, what="a list of channel numbers")
+    chosen = tuple(check_int(f"{argument}[{i}]", v, low=0, high=channels - 1) for i, v in enumerate(numbers))
     if len(set(chosen)) < len(chosen) or not (chosen or empty):
         raise InvalidArgument(f"{argument}={list(chosen)} must name each channel once, and at least one.")
     return chosen

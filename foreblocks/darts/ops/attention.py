@@ -7,6 +7,7 @@ second derivative, and choosing its back-end is global to the process.
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import final
 
@@ -62,14 +63,27 @@ def _past(q: Tensor, geometry: Geometry) -> Range:
     return {"first": torch.zeros_like(step), "last": step + 1}
 
 
-@final
-class SoftmaxAttention(nn.Module):
-    """Scaled dot-product attention (Vaswani et al., 2017)."""
+class _Kernel(nn.Module):
+    """Abstract: attention of several heads, without the maps around it.
+
+    Args:
+        heads: heads of E features each, side by side in the D features of a row.
+        geometry: which query may see which key.
+    """
 
     def __init__(self, heads: int, geometry: Geometry) -> None:
         super().__init__()
         self.heads = heads
         self.geometry = geometry
+
+    @abstractmethod
+    def forward(self, q: Tensor, k: Tensor, v: Tensor, *, cross: bool) -> Tensor:
+        """Map ``q [N, T, D]``, ``k`` and ``v [N, S, D]`` to ``[N, T, D]``; ``cross``: they are of two series."""
+
+
+@final
+class SoftmaxAttention(_Kernel):
+    """Scaled dot-product attention (Vaswani et al., 2017)."""
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, cross: bool) -> Tensor:
         """Map ``q [N, T, D]``, ``k`` and ``v [N, S, D]`` to ``[N, T, D]``."""
@@ -78,17 +92,12 @@ class SoftmaxAttention(nn.Module):
 
 
 @final
-class LinearAttention(nn.Module):
+class LinearAttention(_Kernel):
     """Attention with the kernel ``φ(q) · φ(k)``, ``φ = ELU + 1``; the cost grows with T, not with T².
 
     Source: Katharopoulos et al., "Transformers are RNNs", 2020. The causal form keeps running sums of ``φ(k) vᵀ``.
     Queries and keys are not rotated: that would break the positivity that the normaliser needs.
     """
-
-    def __init__(self, heads: int, geometry: Geometry) -> None:
-        super().__init__()
-        self.heads = heads
-        self.geometry = geometry
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, cross: bool) -> Tensor:
         """Map ``q [N, T, D]``, ``k`` and ``v [N, S, D]`` to ``[N, T, D]``."""
@@ -105,7 +114,7 @@ class LinearAttention(nn.Module):
 
 
 @final
-class ProbSparseAttention(nn.Module):
+class ProbSparseAttention(_Kernel):
     """Softmax attention for the few queries that matter, the mean value for the others.
 
     A query matters by ``max(score) - mean(score)``. It is measured on all keys, so nothing is drawn at random, and
@@ -113,11 +122,6 @@ class ProbSparseAttention(nn.Module):
     its own step, a query is kept if it is among the largest *so far* (a later query never decides about an earlier
     one), and the others get the running mean. Source: Zhou et al., Informer, AAAI 2021, eq. 2-4, which samples keys.
     """
-
-    def __init__(self, heads: int, geometry: Geometry) -> None:
-        super().__init__()
-        self.heads = heads
-        self.geometry = geometry
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, cross: bool) -> Tensor:
         """Map ``q [N, T, D]``, ``k`` and ``v [N, S, D]`` to ``[N, T, D]``."""
@@ -154,16 +158,14 @@ def _sparse_causal(attended: Tensor, v: Tensor, scores: Tensor, kept: int) -> Te
 
 
 @final
-class CosineAttention(nn.Module):
+class CosineAttention(_Kernel):
     """Softmax of the cosine between query and key times a temperature that each head learns.
 
     The temperature starts at 10 and stays at most 100. Source: Liu et al., Swin Transformer V2, CVPR 2022.
     """
 
     def __init__(self, heads: int, geometry: Geometry) -> None:
-        super().__init__()
-        self.heads = heads
-        self.geometry = geometry
+        super().__init__(heads, geometry)
         self.log_temperature = nn.Parameter(torch.full((heads, 1, 1), math.log(START_TEMPERATURE)))
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, cross: bool) -> Tensor:
@@ -181,18 +183,13 @@ class CosineAttention(nn.Module):
 
 
 @final
-class LocalAttention(nn.Module):
+class LocalAttention(_Kernel):
     """Softmax attention within a band of ``local_window(S)`` keys.
 
     Self-attention sees ``window // 2`` steps on each side, or the last ``window`` steps if causal. In cross-attention
     the queries follow the memory in time, so its last ``window`` steps are the near ones; where the tokens have no
     order in time, a query sees the band around the key of its own index (scaled if there are more keys than queries).
     """
-
-    def __init__(self, heads: int, geometry: Geometry) -> None:
-        super().__init__()
-        self.heads = heads
-        self.geometry = geometry
 
     def forward(self, q: Tensor, k: Tensor, v: Tensor, *, cross: bool) -> Tensor:
         """Map ``q [N, T, D]``, ``k`` and ``v [N, S, D]`` to ``[N, T, D]``."""
@@ -211,8 +208,6 @@ class LocalAttention(nn.Module):
         reach = window // 2
         return {"first": (centre - reach).clamp(min=0), "last": (centre + reach + 1).clamp(max=keys)}
 
-
-_Kernel = SoftmaxAttention | LinearAttention | ProbSparseAttention | CosineAttention | LocalAttention
 
 ATTENTION_KERNELS: dict[str, type[_Kernel]] = {
     "sdp": SoftmaxAttention,
