@@ -157,19 +157,20 @@ static void query_scores(const AttentionArgs<T>& a, const T* queries, const T* k
   }
 }
 
-// Values that the passes over one head share, in scratch.
+// Values that the passes over one head share, in scratch; without scratch only how many vectors they are.
 template <class T>
 struct AttentionRoom {
   T *queries, *keys, *values, *grads, *scores, *slopes, *sums, *corrections;
+  int64_t vectors = 0;
 
   AttentionRoom(const AttentionArgs<T>& a, T* scratch) {
     const int64_t padded = attention_padded(a.width), by_query = panel_count<T>(a.queries), by_key = panel_count<T>(a.keys);
-    const auto take = [&](int64_t vectors) {
-      T* at = scratch;
-      scratch += vectors * kLanes<T>;
+    const int64_t longest = a.queries > a.keys ? a.queries : a.keys;
+    const auto take = [&](int64_t count) {
+      T* at = scratch ? scratch + vectors * kLanes<T> : nullptr;
+      vectors += count;
       return at;
     };
-    const int64_t longest = a.queries > a.keys ? a.queries : a.keys;
     queries = take(by_query * padded);
     keys = take(by_key * padded);
     values = take(by_key * padded);
@@ -184,9 +185,7 @@ struct AttentionRoom {
 
 template <class T>
 static int64_t attention_vectors(const AttentionArgs<T>& a) {
-  const int64_t padded = attention_padded(a.width), by_query = panel_count<T>(a.queries), by_key = panel_count<T>(a.keys);
-  const int64_t longest = a.queries > a.keys ? a.queries : a.keys;
-  return 2 * (by_query + by_key) * padded + 2 * longest + padded + by_query;
+  return AttentionRoom<T>(a, nullptr).vectors;
 }
 
 template <class T>
