@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import pytest
 import torch
 
@@ -91,3 +93,25 @@ def test_candidates_of_many_tokens_take_smaller_batches() -> None:
     batches = {c.preset: c.search_batch(64) for c in (trainer.make_candidate(0, i) for i in range(3))}
     assert batches["patchtst"] == 4096 // (7 * 41)
     assert batches["itransformer"] == 64
+
+
+@pytest.mark.parametrize(
+    ("space", "level", "drawn", "reasons"),
+    [
+        ({}, logging.INFO, [None, "mixed_last"], "patchtst (patch_len 16 is more than half of seq_length=24)"),
+        (
+            {"presets": ("patch_last", "itransformer"), "heads": ("factorised",)}, logging.WARNING, [None, None],
+            "patch_last (head 'flatten' is not among ['factorised']); "
+            "itransformer (head 'flatten' is not among ['factorised'])",
+        ),
+    ],
+    ids=["default", "chosen"],
+)  # fmt: skip
+def test_presets_that_do_not_fit_are_said_once(
+    space: dict, level: int, drawn: list, reasons: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, "foreblocks.darts"):
+        result = search(num_candidates=2, trial_steps=0, space=space)
+    said = [(record.levelno, record.message) for record in caplog.records if "do not fit" in record.message]
+    assert said == [(level, f"presets that do not fit, with a random candidate in their place: {reasons}.")]
+    assert [r["preset"] for r in sorted(result["candidates"], key=lambda r: r["candidate_id"])] == drawn

@@ -5,6 +5,7 @@ Candidate ``index`` of a seed is always the same, whatever is computed before it
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 from collections.abc import Iterable, Mapping, Sequence
@@ -64,7 +65,8 @@ class SearchSpace:
         heads: allowed heads.
         patch_lens: allowed patch lengths; those longer than half of ``seq_length`` are never drawn. A network of
             variates has none.
-        presets: names from ``PRESETS`` whose macro choices the first candidates take.
+        presets: names from ``PRESETS`` whose macro choices the first candidates take. In the place of one that does not
+            fit stands a random candidate, which ``report_misfits`` says.
         future_dim: covariates F that are known for the horizon.
         target_channels: channels that are forecast; None for all.
     """
@@ -202,6 +204,15 @@ def make_candidates(space: SearchSpace, seed: int, count: int) -> list[Candidate
     return chosen
 
 
+def report_misfits(space: SearchSpace, count: int) -> None:
+    """Log, once for ``count`` candidates, which presets do not fit and why: a warning where the presets were chosen."""
+    reasons = {preset: misfit(space, preset) for preset in space.presets[:count]}
+    unfit = [f"{preset} ({reason})" for preset, reason in reasons.items() if reason is not None]
+    if unfit:
+        level = logging.INFO if space.presets == tuple(PRESETS) else logging.WARNING
+        logger.log(level, "presets that do not fit, with a random candidate in their place: %s.", "; ".join(unfit))
+
+
 def build_candidate(
     config: CandidateConfig, *, seed: int = 0, relaxation: str | None = None, device: torch.device | str = "cpu"
 ) -> TimeSeriesDARTS:
@@ -265,6 +276,8 @@ def _draw(space: SearchSpace, rng: random.Random, index: int) -> CandidateConfig
     ops = _draw_ops(space, rng, families, picked)
     num_nodes = _draw_nodes(rng, config, max(1, len(ops) - ("Identity" in ops)))
     preset = space.presets[index] if index < len(space.presets) else None
+    if preset is not None and misfit(space, preset) is not None:
+        preset = None
     macro = _draw_macro(space, rng, index, preset)
     fitting = tuple(op for op in ops if get_op(op).min_length <= macro.num_tokens) or ("Identity",)
     return CandidateConfig(
@@ -273,7 +286,7 @@ def _draw(space: SearchSpace, rng: random.Random, index: int) -> CandidateConfig
         num_cells=rng.randint(*config.cell_range),
         num_nodes=num_nodes,
         selected_families=tuple(picked),
-        preset=preset if preset is not None and _fits(space, PRESETS[preset]) else None,
+        preset=preset,
     )
 
 
@@ -308,7 +321,7 @@ def _draw_nodes(rng: random.Random, config: DARTSSearchSpaceConfig, budget: int)
 
 
 def _draw_macro(space: SearchSpace, rng: random.Random, index: int, preset: str | None) -> Macro:
-    """Draw the fixed choices: those of a preset where it fits, else stratified by index so that each gets its turn."""
+    """Draw the fixed choices: those of a preset that fits, else stratified by index so that each gets its turn."""
     config = space.config
     hidden = rng.choice(config.hidden_dims)
     choice = {
@@ -318,7 +331,7 @@ def _draw_macro(space: SearchSpace, rng: random.Random, index: int, preset: str 
     }
     patches = affordable_patches(space, str(choice["channel_mode"]))
     choice["patch_len"] = rng.choice(patches) if choice["channel_mode"] != "variate" else 1
-    if preset is not None and _fits(space, PRESETS[preset]):
+    if preset is not None:
         choice.update(PRESETS[preset])
     macro = Macro(
         input_dim=space.input_dim,
@@ -355,14 +368,19 @@ def affordable_patches(space: SearchSpace, channel_mode: str) -> list[int]:
     return patches
 
 
-def _fits(space: SearchSpace, preset: Mapping[str, Any]) -> bool:
-    return (
-        preset["channel_mode"] in space.channel_modes
-        and preset["series_norm"] in space.series_norms
-        and preset["head"] in space.heads
-        and 2 * preset["patch_len"] <= max(2, space.seq_length)
-        and (space.input_dim > 1 if preset["channel_mode"] == "variate" else preset["patch_len"] in space.patch_lens)
-    )
+def misfit(space: SearchSpace, preset: str) -> str | None:
+    """Return why a candidate cannot take the choices of a preset in this space, or None where it can."""
+    choice = PRESETS[preset]
+    allowed = {"channel_mode": space.channel_modes, "series_norm": space.series_norms, "head": space.heads}
+    for name, values in allowed.items():
+        if choice[name] not in values:
+            return f"{name} {choice[name]!r} is not among {list(values)}"
+    patch = choice["patch_len"]
+    if 2 * patch > max(2, space.seq_length):
+        return f"patch_len {patch} is more than half of seq_length={space.seq_length}"
+    if choice["channel_mode"] == "variate":
+        return None if space.input_dim > 1 else "a network of variates needs more than one channel"
+    return None if patch in space.patch_lens else f"patch_len {patch} is not among {list(space.patch_lens)}"
 
 
 def variants(names: Sequence[str], everything: Sequence[str]) -> list[str]:

@@ -13,7 +13,7 @@ from .._core.errors import SearchFailed
 from .._core.logging import get_logger
 from .._core.types import WindowSource
 from ..training.events import Event, emit
-from .candidates import CandidateConfig, make_candidates
+from .candidates import CandidateConfig, make_candidates, report_misfits
 from .derivation import derive_survivors
 from .executor import Executor, make_executor
 from .failures import has_failed, reasons
@@ -137,6 +137,7 @@ def screen(
     Raises:
         SearchFailed: no candidate could be scored.
     """
+    report_misfits(settings.space, settings.search.num_candidates)
     tasks = score_tasks(train, settings)
 
     def record(index: int, result: Any) -> None:
