@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +15,11 @@ from torch.utils.data import DataLoader, TensorDataset
 from foreblocks.darts import DARTSConfig, DARTSTrainConfig, DARTSTrainer, FinalTrainConfig
 from foreblocks.darts import trainer as facade
 from foreblocks.darts._core.errors import DataError, InvalidArgument
+from foreblocks.darts.architecture.blend import BlendedForecaster
+from foreblocks.darts.architecture.linear import LinearForecaster, LinearSpec
 from foreblocks.darts.search import finish
 from foreblocks.darts.search.candidates import make_candidates
+from foreblocks.darts.training.checkpoint import save_model
 
 L, H, C = 12, 4, 2
 SMALL = {
@@ -193,6 +198,30 @@ def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Any, content: bytes) ->
         trainer().load_model(str(path))
     with pytest.raises(FileNotFoundError):
         trainer().load_model(str(tmp_path / "other.pth"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sizes"),
+    [
+        ({"input_dim": 3}, "input_dim=3, seq_length=12, forecast_horizon=4"),
+        ({"seq_length": 24}, "input_dim=2, seq_length=24, forecast_horizon=4"),
+        ({"forecast_horizon": 6}, "input_dim=2, seq_length=12, forecast_horizon=6"),
+    ],
+    ids=["channels", "lookback", "horizon"],
+)
+@pytest.mark.parametrize("kind", ["searched", "network", "linear", "blend"])
+def test_a_model_of_other_sizes_is_refused(kind: str, changes: dict[str, int], sizes: str, tmp_path: Path) -> None:
+    made = trainer()
+    parts = {"network": network(made), "linear": LinearForecaster(LinearSpec("shared", "last", C, L, H))}
+    models = {**parts, "searched": made.build_candidate(made.make_candidate()), "blend": BlendedForecaster(parts)}
+    path = str(tmp_path / "model.pth")
+    save_model(models[kind], path)
+    assert trainer().load_model(path)["model"] is not None
+    other = trainer(**changes)
+    message = f"holds a model for input_dim=2, seq_length=12, forecast_horizon=4, but this trainer has {sizes}."
+    with pytest.raises(InvalidArgument, match=re.escape(message)):
+        other.load_model(path)
+    assert other.final_model is None
 
 
 def test_a_second_search_gives_what_a_fresh_trainer_gives() -> None:

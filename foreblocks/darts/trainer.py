@@ -747,10 +747,18 @@ class DARTSTrainer:
 
         Returns:
             The checkpoint with one more key, ``model``: the working model in eval mode.
+
+        Raises:
+            DataError: the file is no checkpoint, or holds no architecture.
+            InvalidArgument: the model was made for another ``input_dim``, ``seq_length`` or ``forecast_horizon`` than
+                this trainer.
         """
         content = checkpoint.load_model_checkpoint(filepath, device=self.device)
-        self.final_model = checkpoint.rebuild_model(content, self.device)
-        return {**content, "model": self.final_model}
+        model = checkpoint.rebuild_model(content, self.device)
+        wanted = {n: getattr(self, n) for n in ("input_dim", "seq_length", "forecast_horizon")}
+        checkpoint.check_sizes(model, filepath, wanted)
+        self.final_model = model
+        return {**content, "model": model}
 
     # ---- folding -------------------------------------------------------------------------------------------------
 

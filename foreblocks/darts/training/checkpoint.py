@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -116,6 +117,35 @@ def rebuild_model(checkpoint: dict[str, Any], device: torch.device | str = "cpu"
     model = build_described(checkpoint["model_description"])
     model.load_state_dict(checkpoint["model_state_dict"])
     return model.to(device).eval()
+
+
+def check_sizes(model: nn.Module, filepath: str, wanted: Mapping[str, int]) -> None:
+    """Raise unless a loaded model is made for the sizes of a trainer.
+
+    Args:
+        model: what ``rebuild_model`` returned.
+        filepath: where it came from, for the message.
+        wanted: ``input_dim``, ``seq_length`` and ``forecast_horizon`` of the trainer.
+
+    Raises:
+        InvalidArgument: they differ; the message has both.
+    """
+    found = dict(zip(("input_dim", "seq_length", "forecast_horizon"), _sizes(model), strict=True))
+    if found != wanted:
+        texts = [", ".join(f"{name}={sizes[name]}" for name in found) for sizes in (found, wanted)]
+        raise InvalidArgument(f"{filepath} holds a model for {texts[0]}, but this trainer has {texts[1]}.")
+
+
+def _sizes(model: nn.Module) -> tuple[int, int, int]:
+    """Return input channels C, lookback L and horizon H of a model that ``build_described`` makes."""
+    if isinstance(model, BlendedForecaster):
+        return _sizes(next(iter(model.parts.values())))  # all parts forecast the same
+    if isinstance(model, LinearForecaster):
+        return model.spec.input_dim, model.spec.seq_length, model.spec.horizon
+    if isinstance(model, (ForecastNetwork, TimeSeriesDARTS)):
+        macro = model.macro if isinstance(model, TimeSeriesDARTS) else model.spec.macro
+        return macro.input_dim, macro.seq_length, macro.horizon
+    raise InvalidArgument(f"a {type(model).__name__} does not say its sizes.")
 
 
 def save_folder(model: nn.Module, folder: Path, *, scaler: dict[str, Any] | None = None) -> None:
