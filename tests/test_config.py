@@ -108,6 +108,7 @@ def test_an_unknown_nested_key_raises() -> None:
         (MultiFidelitySearchConfig, {"final_epochs": 0}, "final_epochs=0"),
         (MultiFidelitySearchConfig, {"max_workers": 0}, "max_workers=0"),
         (MultiFidelitySearchConfig, {"phase3_reduction_factor": 1}, "phase3_reduction_factor=1"),
+        (MultiFidelitySearchConfig, {"phase1_rescore_mode": "pol"}, r"\['pool', 'fixed'\].*Did you mean 'pool'"),
         (AblationSearchConfig, {"random_sigma": -1.0}, "random_sigma"),
         (RobustPoolSearchConfig, {"robustness_mode": "sperman"}, "Did you mean 'spearman'"),
     ],

@@ -36,6 +36,7 @@ IMPUTE_METHODS = ("linear", "ffill")
 DECIMAL_MARKS = (".", ",")
 TEMPERATURE_SCHEDULES = ("cosine", "exponential", "linear", "step", "constant")
 PRUNING_STRATEGIES = ("performance", "probability", "gradient", "entropy")
+RESCORE_MODES = ("pool", "fixed")
 ROBUSTNESS_MODES = ("topk_freq", "avg_rank", "worst_rank", "spearman")
 
 
@@ -220,7 +221,7 @@ class MultiFidelitySearchConfig(PlainConfig):
     run_name: str | None = None  #: sub-folder; None makes one from the time
     retrain_final_from_scratch: bool = True  #: fresh weights for the final training
     discrete_arch_threshold: float = 0.3  #: weight from which a choice counts as clear in the report, in [0, 1]
-    phase1_rescore_mode: str = "pool"  #: how scores are made comparable, ``pool`` or ``fixed``
+    phase1_rescore_mode: str = "pool"  #: how scores are made comparable, out of ``RESCORE_MODES``
     phase3_reduction_factor: int = 2  #: one in so many candidates survives a rung (at least 2)
     phase3_min_epoch_budget: int = 2  #: epochs of the first rung
     phase3_rung_epochs: list[int] | None = None  #: the rungs, in place of a geometric series
@@ -234,6 +235,7 @@ class MultiFidelitySearchConfig(PlainConfig):
         self._lists("parallelism_levels", "benchmark_phase1_workers", "phase3_rung_epochs", of=int, optional=True)
         self._reals("est_overhead_per_task", "est_fixed_overhead_phase1", "est_fixed_overhead_phase3", low=0.0)
         self._reals("discrete_arch_threshold", low=0.0, high=1.0)
+        check_choice("phase1_rescore_mode", self.phase1_rescore_mode, RESCORE_MODES)
 
 
 # The documented name is misspelt; both names are the same class.
