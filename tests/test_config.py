@@ -98,6 +98,13 @@ def test_an_unknown_nested_key_raises() -> None:
         (DARTSTrainConfig, {"model_learning_rate": float("nan")}, "model_learning_rate=nan must be finite"),
         (DARTSTrainConfig, {"temperature_schedule": "cosin"}, "Did you mean 'cosine'"),
         (DARTSTrainConfig, {"edge_identity_cap": 1.5}, "edge_identity_cap=1.5 must be between"),
+        (
+            DARTSTrainConfig,
+            {"regularization_weights": [1.0, -0.5]},
+            r"regularization_weights\[1\]=-0.5 must be at least 0",
+        ),
+        (DARTSTrainConfig, {"regularization_weights": ["a"]}, r"regularization_weights\[0\]='a' must be a number"),
+        (DARTSTrainConfig, {"edge_sharpening_max_weight": -1.0}, "edge_sharpening_max_weight=-1.0 must be at least 0"),
         (FinalTrainConfig, {"patience": -1}, "patience=-1"),
         (DARTSSearchSpaceConfig, {"arch_modes": ["mambo"]}, "arch_modes='mambo'.*Did you mean 'mamba'"),
         (DARTSSearchSpaceConfig, {"node_range": (1, 3)}, r"node_range\[0\]=1"),

@@ -11,7 +11,7 @@ import importlib
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from ._core.errors import InvalidArgument, check_choice, check_int, check_real
+from ._core.errors import InvalidArgument, check_choice, check_int, check_list, check_real
 from ._core.plain_config import PlainConfig
 
 DEFAULT_ARCH_MODES: list[str] = ["encoder_decoder", "encoder_only", "decoder_only", "mamba"]
@@ -122,7 +122,7 @@ class DARTSTrainConfig(PlainConfig):
     verbose: bool = True  #: log progress at INFO
     #: penalties of the alphas beside those of the edges; None means the one that belongs to the relaxation, if any
     regularization_types: list[str] | None = None
-    regularization_weights: list[float] | None = None  #: their weights; None means 0.01 each
+    regularization_weights: list[float] | None = None  #: their weights, at least 0; None means 0.01 each
     temperature_schedule: str = "cosine"  #: how the softmax temperature falls, out of ``TEMPERATURE_SCHEDULES``
     edge_sharpening_max_weight: float = 0.03  #: weight of the entropy penalty at the end of the search
     edge_sharpening_start_frac: float = 0.35  #: share of the epochs after which that penalty ramps up, in [0, 1]
@@ -158,6 +158,10 @@ class DARTSTrainConfig(PlainConfig):
         self._reals("arch_learning_rate", "model_learning_rate", "arch_weight_decay", "model_weight_decay", low=0.0)
         self._reals("edge_diversity_weight", "edge_usage_balance_weight", "edge_identity_cap_weight", low=0.0)
         self._reals("hessian_penalty_weight", "hessian_fd_eps", "beta_darts_weight", "moe_balance_weight", low=0.0)
+        self._reals("edge_sharpening_max_weight", low=0.0)
+        if self.regularization_weights is not None:
+            weights = enumerate(check_list("regularization_weights", self.regularization_weights))
+            self.regularization_weights = [check_real(f"regularization_weights[{i}]", w, low=0.0) for i, w in weights]
         self._reals("edge_sharpening_start_frac", "edge_identity_cap", "arch_grad_ema_beta", low=0.0, high=1.0)
         self._reals("hybrid_pruning_base_threshold", low=0.0, high=1.0)
         self._reals("perturbation_radius", low=0.0)
