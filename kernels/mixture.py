@@ -23,12 +23,12 @@ def mixed_sum(
 
     Args:
         xs: K tensors of one shape and dtype, such as ``[N, T, D]``.
-        weights: ``[K]``, of the same dtype.
+        weights: ``[K]``, of the same dtype, on the same device.
         normalize: divide the weights by their sum.
         mean_squares: also return the mean square of every ``xs[k]``, ``[K]``, without gradient.
 
     Raises:
-        InvalidArgument: the lengths, shapes or dtypes do not agree.
+        InvalidArgument: the lengths, shapes, dtypes or devices do not agree.
     """
     _check(xs, weights)
     run = _MIXED_SUM.pick(weights, *xs)
@@ -39,12 +39,14 @@ def mixed_sum(
 def _check(xs: Sequence[Tensor], weights: Tensor) -> None:
     if len(xs) == 0 or weights.dim() != 1 or len(xs) != weights.shape[0]:
         raise InvalidArgument(f"xs has {len(xs)} tensors, but weights has shape {tuple(weights.shape)}, not [K].")
-    shape, dtype = xs[0].shape, weights.dtype
+    shape, dtype, device = xs[0].shape, weights.dtype, weights.device
     for k, x in enumerate(xs):
         if x.shape != shape:
             raise InvalidArgument(f"xs[{k}] has shape {tuple(x.shape)}, but xs[0] has {tuple(shape)}.")
         if x.dtype != dtype and not autocasting():
             raise InvalidArgument(f"xs[{k}] has dtype {x.dtype}, but weights has {dtype}.")
+        if x.device != device:
+            raise InvalidArgument(f"xs[{k}] is on {x.device}, but weights is on {device}.")
 
 
 def reference(

@@ -21,22 +21,26 @@ def saliency(params: Sequence[Tensor], grads: Sequence[Tensor]) -> Tensor:
     the squared gradient norm (of a sample: its diagonal Fisher information), and the l1 norm. Without gradient.
 
     Args:
-        params: K weights, of one dtype.
-        grads: K gradients of the same shapes.
+        params: K weights, of one dtype and on one device.
+        grads: K gradients of the same shapes, there too.
 
     Raises:
-        InvalidArgument: the lists are empty, or differ in length, shapes or dtypes.
+        InvalidArgument: the lists are empty, or differ in length, shapes, dtypes or devices.
     """
     if len(params) == 0 or len(params) != len(grads):
         raise InvalidArgument(
             f"params has {len(params)} tensors and grads {len(grads)}; both need the same, at least 1."
         )
-    dtype = params[0].dtype
+    dtype, device = params[0].dtype, params[0].device
     for k, (w, g) in enumerate(zip(params, grads, strict=True)):
         if w.shape != g.shape or w.dtype != dtype or g.dtype != dtype:
             raise InvalidArgument(
                 f"params[{k}] is {tuple(w.shape)} {w.dtype}, grads[{k}] is {tuple(g.shape)} {g.dtype}; "
                 f"shapes must agree, and all dtypes be {dtype}."
+            )
+        if w.device != device or g.device != device:
+            raise InvalidArgument(
+                f"params[{k}] is on {w.device}, grads[{k}] on {g.device}; all must be on {device}, as params[0] is."
             )
     with torch.no_grad():
         return _SALIENCY.pick(params[0])([w.detach() for w in params], [g.detach() for g in grads])

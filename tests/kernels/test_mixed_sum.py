@@ -180,3 +180,5 @@ def test_bad_arguments_are_named():
         kernels.mixed_sum([xs[0], xs[1].T], weights)
     with pytest.raises(InvalidArgument, match=r"xs\[0\] has dtype torch.float64"):
         kernels.mixed_sum([x.double() for x in xs], weights)
+    with pytest.raises(InvalidArgument, match=r"xs\[1\] is on meta, but weights is on cpu"):
+        kernels.mixed_sum([xs[0], xs[1].to("meta")], weights)

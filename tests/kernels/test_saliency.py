@@ -60,6 +60,8 @@ def test_bad_arguments_are_named():
         kernels.saliency([], [])
     with pytest.raises(InvalidArgument, match=r"grads\[1\] is \(2,\)"):
         kernels.saliency([noise(3), noise(3)], [noise(3), noise(2)])
+    with pytest.raises(InvalidArgument, match=r"params\[1\] is on cpu, grads\[1\] on meta; all must be on cpu"):
+        kernels.saliency([noise(3), noise(3)], [noise(3), torch.empty(3, device="meta")])
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 100])
