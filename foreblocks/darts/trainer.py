@@ -145,7 +145,9 @@ class DARTSTrainer:
             changes: fields of ``DARTSSearchSpaceConfig`` or of ``SearchSpace`` to replace (None leaves a field).
         """
         given = {name: value for name, value in changes.items() if value is not None}
-        extra = {name: tuple(check_list(name, given.pop(name))) for name in _SPACE_NAMES if name in given}
+        extra: dict[str, Any] = {
+            name: tuple(check_list(name, given.pop(name))) for name in _SPACE_NAMES if name in given
+        }
         base = (self.config or DARTSConfig()).space
         config = replace(
             base,
@@ -253,8 +255,9 @@ class DARTSTrainer:
             return derive_final_architecture(model)
         if train_loader is None or val_loader is None:
             raise InvalidArgument(f"derive={derive!r} needs train_loader and val_loader.")
+        train, val = self._sources(train=train_loader, validation=val_loader)
         return derive_by_race(
-            model, *self._sources(train=train_loader, validation=val_loader),
+            model, train, val,
             _config_of(config, DARTSTrainConfig) or _part(self.config, "train") or DARTSTrainConfig(),
             self._limits(train_loader, seed, None, max_val_batches, amp=False), settings,
         )  # fmt: skip
@@ -573,9 +576,9 @@ class DARTSTrainer:
             val_loss_derived, train_time_s, health_score, avg_identity_dominance``.
         """
         settings = replace(self._train_config({}, None), epochs=epochs)
+        train, val = self._sources(train=train_loader, validation=val_loader)
         return bilevel_lr_sensitivity(
-            model_factory, *self._sources(train=train_loader, validation=val_loader),
-            RateGrid(model_lrs, arch_lrs, seeds), settings,
+            model_factory, train, val, RateGrid(model_lrs, arch_lrs, seeds), settings,
             self._limits(train_loader, 0, max_train_batches, max_val_batches, settings.use_amp),
             max_workers=max_workers, save_csv_path=save_csv_path,
         )  # fmt: skip
@@ -764,10 +767,10 @@ class DARTSTrainer:
 
     def _run(self, train: Any, val: Any, test: Any, settings: SearchSettings) -> dict[str, Any]:
         progress = self.partial_search = Progress()
-        sources = self._sources(train=train, validation=val, test=test)
-        settings = replace(settings, space=replace(settings.space, **layout_of(sources[0])._asdict()))
+        train, val, test = self._sources(train=train, validation=val, test=test)
+        settings = replace(settings, space=replace(settings.space, **layout_of(train)._asdict()))
         try:
-            result = run_multi_fidelity_search(*sources, settings, progress=progress)
+            result = run_multi_fidelity_search(train, val, test, settings, progress=progress)
         except KeyboardInterrupt:
             logger.warning("interrupted; what is finished is in trainer.partial_search and in the run folder.")
             raise

@@ -160,10 +160,11 @@ class SearchState:
 _COUNTERS = ("epoch", "step", "alpha_steps", "best_val_loss", "best_temperature", "bad_epochs", "best_alpha_steps")
 
 
-def check_searched(model: nn.Module) -> None:
-    """Raise ``InvalidArgument`` unless ``model`` is a network that can be searched."""
+def check_searched(model: nn.Module) -> TimeSeriesDARTS:
+    """Return ``model`` if it is a network that can be searched, else raise ``InvalidArgument``."""
     if not isinstance(model, TimeSeriesDARTS):
         raise InvalidArgument(f"model is a {type(model).__name__}; a search needs a TimeSeriesDARTS.")
+    return model
 
 
 def new_state(model: TimeSeriesDARTS, config: DARTSTrainConfig) -> SearchState:

@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .._core.errors import DataError, DivergedError, check_int
 from .._core.logging import get_logger
@@ -230,7 +230,7 @@ def block_loss(model: TimeSeriesDARTS, val: WindowSource, limits: LoopLimits, lo
 
 
 def train_darts_model(
-    model: TimeSeriesDARTS,
+    model: nn.Module,
     train: WindowSource,
     val: WindowSource,
     config: DARTSTrainConfig,
@@ -238,11 +238,14 @@ def train_darts_model(
     *,
     callbacks: Sequence[Callback] = (),
 ) -> dict[str, Any]:
-    """Search one candidate from start to end and return the documented result (``DARTSTrainer.train_darts_model``)."""
+    """Search one candidate from start to end and return the documented result (``DARTSTrainer.train_darts_model``).
+
+    Raises:
+        InvalidArgument: ``model`` is not a ``TimeSeriesDARTS``.
+    """
     check_int("epochs", config.epochs, low=1)
     began = time.perf_counter()
-    model.to(limits.device)
-    check_searched(model)
+    model = check_searched(model).to(limits.device)
     if config.chosen_relaxation is not None:
         model.set_relaxation(config.chosen_relaxation)  # before the optimizers: it may rebuild ops
     state = new_state(model, config)

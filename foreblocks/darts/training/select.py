@@ -261,9 +261,8 @@ def derive_by_race(
     Raises:
         InvalidArgument: ``model`` is not a ``TimeSeriesDARTS``.
     """
-    check_searched(model)
     data = SearchData.split(train, val, config, batch_size=limits.batch_size)
-    chosen = select_architecture(model, data, config, limits, settings).chosen
+    chosen = select_architecture(check_searched(model), data, config, limits, settings).chosen
     network = build_network(chosen.spec, seed=0)
     network.load_state_dict(chosen.state)
     return network.to(limits.device).eval()
