@@ -58,6 +58,19 @@ def test_every_figure_is_on_the_page() -> None:
     assert shares == [100.0, 50.0, 62.5, 31.2, 25.0]
 
 
+def test_what_was_trained_beside_the_search_has_its_rows() -> None:
+    rival = {"method": "evolution", "network": metrics(0.6), "blend": {**metrics(0.3), "weights": {}}}
+    preset = {"preset": "mixed_last", "candidate_id": 1, **metrics(0.7)}
+    page = result_page(result(search_baseline=rival, best_preset=preset), title="T")
+    rows = re.findall(r"<td>([^<]*) <span class=.muted.>beside the search</span></td>\s*<td class=.n.>([\d.]+)", page)
+    assert rows == [
+        ("preset mixed_last", "0.7000"), ("regularised evolution, network", "0.6000"),
+        ("regularised evolution, blend", "0.3000"),
+    ]  # fmt: skip
+    failed = result_page(result(search_baseline={"method": "random"}, best_preset=None), title="T")
+    assert "beside the search" not in failed
+
+
 def test_what_users_name_is_text() -> None:
     page = result_page(result(), title="<script>alert(1)</script>", facts={"data": "<b>"})
     assert "<script" not in page

@@ -11,6 +11,7 @@ from typing import Any
 from .._core.errors import OptionalDependencyError
 from .._core.optional import require
 from .plotting import plot_training_curve
+from .report import beside_scores
 
 _STEP, _RISE = 150, 39  # pixels between nodes, and between the tops of arcs
 
@@ -63,7 +64,7 @@ def _spec(result: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def _scores(result: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return a row per forecaster: the baselines, every retrained network, the final model."""
+    """Return a row per forecaster: the baselines, what was trained beside, every retrained network, the final model."""
     weights = result["blend"].get("weights") or {}
     star = result.get("ridge_star")
     rows = [
@@ -73,6 +74,10 @@ def _scores(result: Mapping[str, Any]) -> list[dict[str, Any]]:
         }
         for name, m in result["baselines"].items()
     ]  # fmt: skip
+    rows += [
+        {"name": name, "note": "beside the search", "found": False, **_errors(m), "weight": None}
+        for name, m in beside_scores(result).items()
+    ]
     rows += [
         {"name": f["name"], "note": f"candidate {f['candidate_id']}", "found": True, **_errors(f["test"]),
          "weight": weights.get(f["name"])}

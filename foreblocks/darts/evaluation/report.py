@@ -174,21 +174,27 @@ def summarise_trainings(history: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def beside_scores(results: Mapping[str, Any]) -> dict[str, Mapping[str, float]]:
+    """Return the test scores of what was trained beside the search, label → scores: best preset and rival search."""
+    scores = {}
+    if results.get("best_preset"):
+        scores[f"preset {results['best_preset']['preset']}"] = results["best_preset"]
+    rival = results.get("search_baseline") or {}
+    for part in ("network", "blend"):
+        if rival.get(part):  # not there if the rival failed
+            scores[f"{RIVAL_NAMES[rival['method']]}, {part}"] = rival[part]
+    return scores
+
+
 def _score_table(results: Mapping[str, Any]) -> str:
     star = results.get("ridge_star")
     rows: list[list[Any]] = []
     for name, metrics in (results.get("baselines") or {}).items():
         label = f"{name} *" if name == star else name
         rows.append([label, metrics.get("mse"), metrics.get("mae")])
-    preset, rival = results.get("best_preset") or {}, results.get("search_baseline") or {}
-    others = (
-        (f"preset {preset.get('preset')}", preset),
-        ("network alone", results.get("network")),
-        ("blend", results.get("blend")),
-        (f"{RIVAL_NAMES.get(rival.get('method'))}, network", rival.get("network")),
-        (f"{RIVAL_NAMES.get(rival.get('method'))}, blend", rival.get("blend")),
-    )
-    rows += [[label, metrics.get("mse"), metrics.get("mae")] for label, metrics in others if metrics]
+    found = {"network alone": results.get("network"), "blend": results.get("blend")}
+    others = {**beside_scores(results), **{label: metrics for label, metrics in found.items() if metrics}}
+    rows += [[label, metrics.get("mse"), metrics.get("mae")] for label, metrics in others.items()]
     table = format_table(rows, ["forecaster", "test MSE", "test MAE"])
     return f"{table}\n* the better ridge on validation" if star in (results.get("baselines") or {}) else table
 
