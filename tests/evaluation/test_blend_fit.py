@@ -140,6 +140,31 @@ def test_caution_keeps_a_blend_that_holds_and_drops_one_that_does_not():
     assert careful.val_mse == careful.part_mse["p0"]
 
 
+def test_half_of_the_weight_is_spread_evenly_over_the_named_parts_near_the_best():
+    preds, target = noisy(60, 0.5, 0.4, 0.3, 3.0)
+    plain = fit_blend(preds, target)
+    fit = fit_blend(preds, target, even=["p0", "p1", "p3"])
+    assert fit.part_mse["p3"] > 1.2 * min(fit.part_mse.values()) > max(fit.part_mse["p0"], fit.part_mse["p1"])
+    assert fit.convex == plain.convex == plain.weights
+    equal = {"p0": 0.5, "p1": 0.5, "p2": 0.0, "p3": 0.0}
+    assert fit.weights == pytest.approx({name: (fit.convex[name] + equal[name]) / 2 for name in preds})
+    assert fit.val_mse == pytest.approx(mse(fit.weights.values(), preds, target), rel=1e-9)
+    alone = fit_blend(preds, target, even=["p0", "p3"])
+    assert alone.weights == plain.weights
+
+
+def test_what_is_held_out_judges_the_weights_that_are_used():
+    preds, target = noisy(60, 0.5, 0.51, 0.52)
+    fit = fit_blend(preds, target, even=list(preds))
+    held = []
+    for start in (0, 20, 40):
+        inside = torch.zeros(60, dtype=torch.bool)
+        inside[start : start + 20] = True
+        weights = fit_blend({n: p[~inside] for n, p in preds.items()}, target[~inside], even=list(preds)).weights
+        held.append(mse(weights.values(), {n: p[inside] for n, p in preds.items()}, target[inside]))
+    assert fit.held_out_mse == pytest.approx(sum(held) / 3, rel=1e-9)
+
+
 @pytest.mark.parametrize("count", [1, 2, 5])
 def test_few_windows_are_enough(count):
     preds, target = noisy(count, 0.5, 0.8)
@@ -170,6 +195,8 @@ def test_bad_input_is_named():
         fit_blend({"p0": preds["p0"], "p1": preds["p1"] / 0}, target)
     with pytest.raises(DataError, match="no window"):
         fit_blend({"p0": preds["p0"][:0]}, target[:0])
+    with pytest.raises(InvalidArgument, match=r"even=\['p0', 'net'\] names \['net'\]"):
+        fit_blend(preds, target, even=["p0", "net"])
     with pytest.raises(InvalidArgument, match="names"):
         BlendStatistics(["a", "a"])
     with pytest.raises(InvalidArgument, match="1 forecasts"):

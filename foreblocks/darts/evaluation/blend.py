@@ -1,8 +1,13 @@
-"""Convex weights that join forecasters, fitted exactly on validation windows.
+"""Convex weights that join forecasters, fitted exactly on validation windows and drawn halfway to equal ones.
 
 With weights that sum to one the blend's error is the same sum of the parts' errors, so all that the fit needs of a
 window is the ``[P, P]`` matrix of products of errors: forecasts need not be kept, and any blocks of windows can be
 left out afterwards. No test data are involved.
+
+Fitted weights lean on whatever did best in the validation period, and networks did well there also because they were
+stopped and chosen by it. Equal weights know nothing and are for that reason often better later: the "forecast
+combination puzzle" (Smith and Wallis, Oxford Bulletin of Economics and Statistics 71, 2009). The mean of both is the
+usual compromise (Diebold and Pauly, International Journal of Forecasting 6, 1990).
 """
 
 from __future__ import annotations
@@ -21,6 +26,8 @@ from ._batches import check_forecast
 from .predict import iterate_forecasts
 
 _OPTIMALITY = 1e-12
+EVEN_SHARE = 0.5  # of the weight that is spread evenly
+NEAR = 1.2  # a part gets of it if its error is at most that of the best part times this
 
 
 @dataclass(frozen=True)
@@ -29,11 +36,11 @@ class BlendFit:
 
     Attributes:
         weights: part → weight to use: convex, in the order of the parts.
-        convex: the fitted weights; equal to ``weights`` unless the cautious rule fell back to the first part.
+        convex: the fitted weights, before anything is spread evenly.
         val_mse: of the blend with ``weights``, on the windows of the fit.
         part_mse: part → its own MSE on these windows.
         block_weights: the weights fitted on each contiguous block alone: how stable the fit is.
-        held_out_mse: mean over the blocks of the MSE on a block, of weights fitted on the others.
+        held_out_mse: mean over the blocks of the MSE on a block, of weights made from the others.
         held_out_first: the same mean for the first part alone.
         fell_back: the cautious rule chose the first part alone.
     """
@@ -95,7 +102,13 @@ class BlendStatistics:
         return convex_weights(self.grams.mean(0))
 
     def fit(
-        self, *, blocks: int = 3, gap: int = 0, cautious: bool = False, starts: torch.Tensor | None = None
+        self,
+        *,
+        blocks: int = 3,
+        gap: int = 0,
+        cautious: bool = False,
+        starts: torch.Tensor | None = None,
+        even: Sequence[str] = (),
     ) -> BlendFit:
         """Fit the weights and judge them by leaving out contiguous blocks.
 
@@ -107,17 +120,22 @@ class BlendStatistics:
                 windows advance by one row.
             cautious: keep the blend only if it beats the first part alone in ``held_out_mse``, else give that part
                 all the weight. It guards against weights that only fit the noise of the validation windows.
+            even: parts that share half of the weight evenly, those of them whose error is within a fifth of the least
+                error of any part; nothing is spread where fewer than two remain.
+
+        Raises:
+            InvalidArgument: ``even`` has a name that is no part.
         """
         check_int("blocks", blocks, low=2)
         check_int("gap", gap, low=0)
-        grams = self.grams
+        grams, shared = self.grams, self._places(even)
         convex = convex_weights(grams.mean(0))
         rows = torch.arange(len(grams)) if starts is None else starts.cpu()
         order = rows.argsort(stable=True)
         in_time, folds = grams[order], _folds(rows[order], blocks, gap)
-        held, first = _held_out(in_time, folds)
+        held, first = _held_out(in_time, folds, shared)
         fell_back = cautious and not held < first
-        used = _unit(len(self.names)) if fell_back else convex
+        used = _unit(len(self.names)) if fell_back else _eased(convex, grams.mean(0), shared)
         return BlendFit(
             weights=self._named(used),
             convex=self._named(convex),
@@ -128,6 +146,12 @@ class BlendStatistics:
             held_out_first=first,
             fell_back=fell_back,
         )
+
+    def _places(self, names: Sequence[str]) -> list[int]:
+        unknown = [name for name in names if name not in self.names]
+        if unknown:
+            raise InvalidArgument(f"even={list(names)} names {unknown}; the parts are {list(self.names)}.")
+        return [place for place, name in enumerate(self.names) if name in names]
 
     def _named(self, values: torch.Tensor) -> dict[str, float]:
         return dict(zip(self.names, values.tolist(), strict=True))
@@ -140,6 +164,7 @@ def fit_blend(
     blocks: int = 3,
     gap: int = 0,
     cautious: bool = False,
+    even: Sequence[str] = (),
 ) -> BlendFit:
     """Fit convex weights of forecasts that are at hand.
 
@@ -150,12 +175,13 @@ def fit_blend(
         blocks: as ``BlendStatistics.fit``.
         gap: as ``BlendStatistics.fit``.
         cautious: as ``BlendStatistics.fit``.
+        even: as ``BlendStatistics.fit``.
     """
     statistics = BlendStatistics(list(predictions))
     for start in range(0, target.shape[0], EVAL_BATCH):
         rows = slice(start, start + EVAL_BATCH)
         statistics.update([pred[rows] for pred in predictions.values()], target[rows])
-    return statistics.fit(blocks=blocks, gap=gap, cautious=cautious)
+    return statistics.fit(blocks=blocks, gap=gap, cautious=cautious, even=even)
 
 
 def collect_blend(
@@ -179,6 +205,7 @@ def fit_blend_on(
     device: torch.device | str = "cpu",
     batch_size: int = EVAL_BATCH,
     cautious: bool = True,
+    even: Sequence[str] = (),
 ) -> BlendFit:
     """Fit the blend of models on every window of a validation source.
 
@@ -191,13 +218,14 @@ def fit_blend_on(
         device: where the models are.
         batch_size: windows per forward pass.
         cautious: as ``BlendStatistics.fit``.
+        even: as ``BlendStatistics.fit``.
 
     Raises:
         DataError, InvalidArgument: as ``iterate_forecasts`` and ``BlendStatistics.update``.
     """
     statistics = collect_blend(parts, val, batch_size=batch_size, device=device)
     starts = val.starts
-    return statistics.fit(gap=0 if starts is None else val.horizon - 1, cautious=cautious, starts=starts)
+    return statistics.fit(gap=0 if starts is None else val.horizon - 1, cautious=cautious, starts=starts, even=even)
 
 
 def convex_weights(gram: torch.Tensor) -> torch.Tensor:
@@ -270,12 +298,24 @@ def _folds(rows: torch.Tensor, blocks: int, gap: int) -> list[tuple[int, int, to
     return folds
 
 
-def _held_out(grams: torch.Tensor, folds: list[tuple[int, int, torch.Tensor]]) -> tuple[float, float]:
-    """Return the mean over blocks of the held-out MSE of fitted weights, and that of the first part."""
+def _eased(convex: torch.Tensor, gram: torch.Tensor, even: list[int]) -> torch.Tensor:
+    """Return the weights drawn towards equal ones of those parts ``even`` that are near the best part."""
+    errors = gram.diagonal()
+    near = [part for part in even if errors[part] <= NEAR * errors.min()]
+    if len(near) < 2:
+        return convex
+    equal = torch.zeros_like(convex)
+    equal[near] = 1.0 / len(near)
+    return torch.lerp(convex, equal, EVEN_SHARE)
+
+
+def _held_out(grams: torch.Tensor, folds: list[tuple[int, int, torch.Tensor]], even: list[int]) -> tuple[float, float]:
+    """Return the mean over blocks of the held-out MSE of the weights, and that of the first part."""
     blend, first = 0.0, 0.0
     for start, stop, others in folds:
         block = grams[start:stop].mean(0)
-        blend += _error(convex_weights(grams[others].mean(0)), block)
+        fitted = grams[others].mean(0)
+        blend += _error(_eased(convex_weights(fitted), fitted, even), block)
         first += float(block[0, 0])
     return blend / len(folds), first / len(folds)
 

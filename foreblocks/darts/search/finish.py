@@ -195,7 +195,8 @@ def blend_with_ridge(
     """Fit the convex weights of ridges and networks on validation; ``key`` is their place in the store.
 
     The ridge that the candidate asks for (by default the better one on validation) is the part that the blend falls
-    back to when held-out blocks of validation do not show a gain.
+    back to when held-out blocks of validation do not show a gain. Half of the weight is shared evenly by this ridge and
+    the networks, as far as they are near the best of them.
     """
     linear_path = finalists[0].runner.candidate.macro.linear_path
     parts: dict[str, nn.Module] = {}
@@ -204,14 +205,16 @@ def blend_with_ridge(
         parts["ridge"] = ridge
         others = {name: m for name, m in baselines.models.items() if name.startswith("ridge") and m is not ridge}
         parts |= others if linear_path == "auto" else {}
-    parts |= {finalist.name: finalist.network for finalist in finalists}
+    networks = {finalist.name: finalist.network for finalist in finalists}
+    even = [name for name in ("ridge", *networks) if name in parts or name in networks]
+    parts |= networks
     for part in parts.values():
         part.to(settings.limits.device)
     found = remembered(
         store,
         key or TaskKey("blend"),
         _ids(finalists),
-        lambda: asdict(fit_blend_on(parts, val, device=settings.limits.device)),
+        lambda: asdict(fit_blend_on(parts, val, device=settings.limits.device, even=even)),
     )
     fit = BlendFit(**found)
     kept = ("ridge", finalists[0].name)  # what the report and ``network_of`` name stays, whatever its weight
