@@ -21,6 +21,7 @@ from foreblocks.darts import DARTSTrainer
 from foreblocks.darts._core.errors import DataError, InvalidArgument
 from foreblocks.darts.architecture.spec import ArchSpec
 from foreblocks.darts.data.windows import WindowDataset
+from foreblocks.darts.search import halving
 from foreblocks.darts.search.identity import covering_windows, describe_source
 from foreblocks.darts.search.store import FORMAT, SearchStore, StoredExecutor, TaskKey
 from foreblocks.darts.training.events import Event
@@ -208,6 +209,59 @@ def test_a_finished_search_is_read_back_without_training(
     assert_same(again, whole)
     assert written == []
     assert again["phase_seconds"]["phase3"] > first["phase_seconds"]["phase3"]
+
+
+def kept(folder: Path) -> set[str]:
+    return {path.name.removesuffix(".safetensors") for path in (folder / "states").iterdir()}
+
+
+def test_a_finished_search_keeps_only_what_is_read_again(tmp_path: Path, whole: dict[str, Any]) -> None:
+    search(tmp_path, **RICH)
+    found = [entry["candidate"]["candidate_id"] for entry in whole["trained_candidates"]]
+    wanted = {f"{name}_{number}" for number in found for name in ("derive", "train")}
+    assert kept(tmp_path) == wanted | {f"rung_{number}_1" for number in found}
+    for number in found:
+        state = StateFile(tmp_path / "states" / f"rung_{number}_1.safetensors").load()["state"]
+        assert not {"weight_optimizer", "arch_optimizer", "average", "alpha_means"} & set(state)
+    flip(tmp_path / "states" / f"rung_{found[0]}_1.safetensors")
+    assert_same(search(tmp_path, resume=True, **RICH), whole)
+
+
+def test_a_candidate_that_failed_is_searched_again_without_its_states(
+    tmp_path: Path, whole: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing = whole["top_candidates"][0]["candidate_id"]
+    train_rung = halving.train_rung
+
+    def sometimes(task: Any) -> Any:
+        if (task.key.candidate, task.key.rung) == (failing, 1):
+            raise RuntimeError("planted")
+        return train_rung(task)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(halving, "train_rung", sometimes)
+        assert list(search(tmp_path, **RICH)["failed_candidates"]) == [failing]
+    assert not {name for name in kept(tmp_path) if name.startswith(f"rung_{failing}")}
+    assert_same(search(tmp_path, resume=True, **RICH), whole)
+
+
+def test_dropped_states_leave_their_figures(tmp_path: Path) -> None:
+    keys = [TaskKey("rung", number, rung) for number in (0, 1) for rung in (0, 1)]
+    result = {"state": {"w": [torch.ones(2)], "loss": 2.0}, "loss": 1.0, "spec": {"text": '"$tensor"'}}
+    figures = {**result, "state": None}
+    with SearchStore(tmp_path, {}, resume=False) as store:
+        for key in [*keys, TaskKey("train", 0)]:
+            store.save(key, result)
+        left = StateFile(tmp_path / "states" / "rung_0_0.safetensors")
+        content = left.path.read_bytes()
+        store.drop_states("rung", keep=[keys[3]])
+        assert kept(tmp_path) == {"rung_1_1", "train_0"}
+        assert [store.load(key) for key in keys[:3]] == [figures] * 3
+        assert plain(store.load(keys[3])) == plain(result)
+        left.path.write_bytes(content)  # as if killed between the row and the file
+        store.drop_states("rung", keep=[keys[3]])
+        assert kept(tmp_path) == {"rung_1_1", "train_0"}
+        assert store.load(keys[0]) == figures
 
 
 CHILD = """

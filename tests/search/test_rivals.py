@@ -250,6 +250,7 @@ def test_a_finished_run_is_not_trained_again_for_another_rival(monkeypatch: pyte
         found = search(**small, resume=True, baseline=method, best_preset=True)
         assert found["network"] == alone["network"]
         assert found["search_baseline"]["method"] == method
+        assert not list((tmp_path / "states").glob(f"{method}_[0-9]*"))
     kept = ("spec", "val_loss", "network", "blend", "steps", "steps_of_search", "tried")
     monkeypatch.setattr(tasks, "train_final_model", never)
     monkeypatch.setattr(shared_weights, "train_paths", never)

@@ -239,7 +239,7 @@ def searched_candidate(
 ) -> TimeSeriesDARTS:
     """Rebuild a network in the middle or at the end of its search, at its best epoch, in eval mode.
 
-    ``state`` is the plain ``SearchState.to_dict()`` that a rung returns; the rest is as in ``build_candidate``.
+    ``state`` is what a rung returns (``SearchState.to_dict`` or ``outcome``); the rest is as in ``build_candidate``.
     """
     model = build_candidate(config, seed=seed, relaxation=relaxation, device=device)
     best = state["best_state"] is not None

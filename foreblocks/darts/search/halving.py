@@ -31,7 +31,8 @@ class Runner:
         record: its record of phase 1.
         candidate: its configuration.
         seed: seed of its weights.
-        state: state of its search, plain data; None before the first rung.
+        state: state of its search, plain data; None before the first rung, and of one that did not survive a finished
+            phase 3 and was read back.
         last: what the last rung returned, without the state.
         history: one entry per rung, with the documented keys.
     """

@@ -102,12 +102,16 @@ def _run(
         ]
         progress.halving = Halving(runners)
         run_halving(progress.halving, train, val, settings, executor, progress.failures)
+        if store is not None:
+            _drop_rungs(store, progress.halving)
     with phase("phase4"):
         found = progress.halving.survivors
         survivors = derive_survivors(found, train, val, settings, executor, progress.failures)
     if settings.baseline is not None:
         with phase("baseline"):
             search_rival(progress.beside, progress.records, runners, train, val, settings, executor)
+            if store is not None and progress.beside.is_done_with_states(settings):
+                store.drop_states(settings.baseline)
     with phase("phase5"):
         retrain(survivors, train, val, settings, executor, progress.failures, progress.finalists)
         progress.beside.retrain(progress.records, runners, train, val, settings, executor)
@@ -179,6 +183,16 @@ def _record(index: int, candidate: CandidateConfig, result: dict[str, Any], sett
         "phase1_dt": result["phase1_dt"],
         **candidate.to_dict(),
     }
+
+
+def _drop_rungs(store: SearchStore, halving: Halving) -> None:
+    """Drop the states of a finished phase 3, but for the last ones of the survivors.
+
+    Where one is asked for after all, by a candidate that failed or for a damaged file, the candidate is searched again
+    from its first epoch, to the same bits.
+    """
+    last = len(halving.rounds) - 1
+    store.drop_states("rung", keep=[TaskKey("rung", r.record["candidate_id"], last) for r in halving.survivors])
 
 
 def _write_page(folder: RunFolder) -> None:

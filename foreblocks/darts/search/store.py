@@ -2,8 +2,9 @@
 
 ``search.sqlite`` has a row for every finished task, and ``states/`` the tensors that belong to a row, one safetensors
 file each. A task depends on nothing but the settings, the data and the tasks before it, so a result that is read back
-is the result that running it again would give; whatever is missing or damaged is run again. Tasks that go on for
-several epochs leave their state in ``states/`` at the end of each, from whichever process they run in; only the parent
+is the result that running it again would give; whatever is missing or damaged is run again. The tensors of a row go as
+soon as nothing reads them any more (``SearchStore.drop_states``); its figures stay. Tasks that go on for several epochs
+leave their state in ``states/`` at the end of each, from whichever process they run in; only the parent
 writes the database. A task that failed is not kept: a resumed search tries it again.
 """
 
@@ -11,14 +12,14 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, final
 
 from .._core.errors import DataError, InvalidArgument
 from .._core.logging import get_logger
-from ..training.state_file import pack, unpack
+from ..training.state_file import pack, unpack, without_tensors
 from .executor import Executor, Failure
 from .identity import ENVIRONMENT, differences
 from .task_key import STATES, TaskKey, state_file
@@ -126,6 +127,26 @@ class SearchStore:
                 "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?)", (*_columns(key), text, bool(tensors))
             )
         state_file(self.path, f"{key}.border").path.unlink(missing_ok=True)
+
+    def drop_states(self, phase: str, keep: Container[TaskKey] = ()) -> None:
+        """Drop the tensors of the finished tasks of a phase; what else they returned stays, with None in their place.
+
+        Killed in the middle, it does the rest when it is called again.
+        """
+        with self._errors():
+            rows = self._database.execute(
+                "SELECT candidate, rung, value, has_tensors FROM results WHERE phase = ?", (phase,)
+            ).fetchall()
+            for candidate, rung, text, has_tensors in rows:
+                key = TaskKey(phase, candidate, rung)
+                if key in keep:
+                    continue
+                if has_tensors:
+                    self._database.execute(
+                        "UPDATE results SET value = ?, has_tensors = 0 WHERE phase = ? AND candidate = ? AND rung = ?",
+                        (without_tensors(text), *_columns(key)),
+                    )
+                state_file(self.path, str(key)).path.unlink(missing_ok=True)
 
     def add_seconds(self, phase: str, seconds: float) -> float:
         """Add the wall time of a phase to that of the runs before; return the sum."""

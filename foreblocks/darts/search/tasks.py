@@ -76,6 +76,7 @@ class RungTask:
 def train_rung(task: RungTask) -> dict[str, Any]:
     """Return the candidate's new state (plain data), its losses, and the architecture that its alphas point to.
 
+    After the last epoch the state is only what is read of it then (``SearchState.outcome``).
     ``derived_loss`` is the validation loss of the derived path: what promotion goes by, since the mixture is not what
     is kept in the end.
     """
@@ -94,9 +95,10 @@ def train_rung(task: RungTask) -> dict[str, Any]:
     keeper = [] if task.border is None else [_BorderKeeper(state, task.border, began - before)]
     search_epochs(state, data, task.config, limits, until=task.until, callbacks=keeper)
     result = {
-        "state": state.to_dict(),
+        "state": state.to_dict() if task.until < task.config.epochs else state.outcome(),
         "mixed_val_loss": state.best_val_loss,
         "epochs": state.epoch,
+        "steps": state.step,
         "alpha_steps": state.alpha_steps,
         "train_seconds": before + time.perf_counter() - began,
     }

@@ -139,6 +139,13 @@ class SearchState:
             **{key: getattr(self, key) for key in _COUNTERS},
         }
 
+    def outcome(self) -> dict[str, Any]:
+        """Return the part of ``to_dict`` that says what a search has found: it cannot go on from there."""
+        state = self.to_dict()
+        spent = ("weight_optimizer", "arch_optimizer", "average", "alpha_means")
+        # The network as it is now counts only where there is no better moment to go back to.
+        return {key: state[key] for key in state if key not in spent and (key != "model" or self.best_state is None)}
+
     def load_dict(self, data: dict[str, Any]) -> None:
         """Inverse of ``to_dict`` on a state of the same candidate; ``data`` stays as it is."""
         self.model.load_state_dict(data["model"])

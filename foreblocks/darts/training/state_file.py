@@ -42,6 +42,12 @@ def unpack(text: str, tensors: dict[str, Tensor]) -> Any:
     return _unpacked(json.loads(text), tensors)
 
 
+def without_tensors(text: str) -> str:
+    """Return the JSON that ``pack`` made of a dict, with None for every entry that holds a tensor or an array."""
+    tree = json.loads(text)
+    return json.dumps({key: None if _holds_tensors(value) else value for key, value in tree.items()})
+
+
 @final
 class _Leaves:
     """The tensors of a tree, flat, by dtype. A state has hundreds of small ones: written singly they take longer."""
@@ -107,6 +113,12 @@ class StateFile:
 def tensor_bytes(tensor: Tensor) -> memoryview:
     """Return the bytes of a CPU tensor, for a checksum."""
     return memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+
+
+def _holds_tensors(value: Any) -> bool:
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    marked = isinstance(value, dict) and not {"$tensor", "$array"}.isdisjoint(value)
+    return marked or any(_holds_tensors(part) for part in parts)
 
 
 def _checksum(text: str, tensors: dict[str, Tensor]) -> str:

@@ -104,6 +104,14 @@ class Beside:
             )
             self.rival.seconds["final"] = time.perf_counter() - began
 
+    def is_done_with_states(self, settings: SearchSettings) -> bool:
+        """Return whether nothing reads the weights that the rival search has trained, not even when it is resumed.
+
+        A failed architecture is then tried again, from the weights that it had.
+        """
+        failed = self.rival is not None and self.rival.course.failures
+        return settings.search.retrain_final_from_scratch and not failed
+
     def contenders(
         self, baselines: Baselines, *, val: WindowSource, settings: SearchSettings, store: SearchStore | None
     ) -> dict[str, nn.Module]:

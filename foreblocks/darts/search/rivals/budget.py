@@ -19,12 +19,12 @@ def steps_of_search(
     A step is one batch forward and backward, whatever the network: a mixed network pays more for it than a fixed one,
     which is why wall times are reported beside.
     """
-    runners = [runner for runner in runners if runner.state is not None]
+    runners = [runner for runner in runners if runner.last]
     accumulated = settings.train.gradient_accumulation_steps
     return {
         "trial": sum(record["trial"]["steps"] for record in records if "trial" in record),
-        "weight": sum(runner.state["step"] * accumulated for runner in runners),
-        "alpha": sum(runner.state["alpha_steps"] for runner in runners),
+        "weight": sum(runner.last["steps"] * accumulated for runner in runners),
+        "alpha": sum(runner.last["alpha_steps"] for runner in runners),
         "tuning": sum(_tuning_steps(runner, settings) for runner in runners),
     }
 
