@@ -181,9 +181,9 @@ def test_evolution_mutates_the_best_of_a_sample_and_lets_the_oldest_go() -> None
 
 def test_a_search_reports_what_its_rival_spent(plain: dict, judged: dict) -> None:
     rival, made = judged["search_baseline"], judged["search_baseline"]["steps_of_search"]
-    budget = made["trial"] + made["weight"] + made["alpha"] + made["tuning"]
+    budget = sum(steps for kind, steps in made.items() if kind != "final")
     alphas = [entry["search_results"]["alpha_steps"] for entry in judged["trained_candidates"]]
-    assert made == {"trial": 3 * 3, "weight": 2 * 2 * 4, "alpha": sum(alphas), "tuning": 0, "final": 2 * 4}
+    assert made == {"trial": 3 * 3, "weight": 2 * 2 * 4, "alpha": sum(alphas), "extra": 0, "tuning": 0, "final": 2 * 4}
     assert min(alphas) > 0
     assert 0 <= budget - rival["steps"]["search"] < rival["tried"]
     assert rival["steps"]["final"] == 2 * 4
@@ -194,6 +194,28 @@ def test_a_search_reports_what_its_rival_spent(plain: dict, judged: dict) -> Non
     assert f"With as many training steps ({rival['steps']['search']}) the search" in judged["verdict"]
     for key in ("arch_spec", "network", "blend"):  # the search itself is the same without a rival
         assert judged[key] == plain[key]
+
+
+@pytest.mark.parametrize(
+    ("settings", "weight", "alpha"),
+    [
+        ({"perturbation": "adversarial", "perturbation_steps": 3}, 3, 0),
+        ({"hessian_penalty_weight": 1.0, "hessian_fd_eps": 0.0}, 0, 2),
+        ({"hessian_penalty_weight": 1.0, "hessian_fd_eps": 0.01}, 0, 3),
+        ({"gradient_accumulation_steps": 3}, 0, 0),
+    ],
+    ids=["adversarial", "exact", "difference", "accumulated"],
+)
+def test_every_pass_of_a_search_counts(settings: dict[str, Any], weight: int, alpha: int) -> None:
+    """4 batches an epoch and 2 epochs; noise begins after the first step."""
+    one = {"num_candidates": 1, "top_k": 1, "finalists": 1, "trial_steps": 0, "warmup_epochs": 0}
+    result = search(**one, **settings, baseline="random")
+    made = result["search_baseline"]["steps_of_search"]
+    assert made["weight"] == 8
+    assert made["alpha"] > 0
+    assert made["extra"] == weight * 7 + alpha * made["alpha"]
+    budget = sum(steps for kind, steps in made.items() if kind != "final")
+    assert 0 <= budget - result["search_baseline"]["steps"]["search"] < 3  # what division into equal epochs leaves
 
 
 def test_without_the_keywords_there_is_nothing_beside(plain: dict) -> None:

@@ -31,7 +31,7 @@ LOCK = "search.lock"
 #: What the results and states of a run folder look like; it stands in the database as ``PRAGMA user_version``. Raise it
 #: whenever a task returns, or a training leaves at an epoch border, other keys or other meanings than before
 #: (``SearchState.to_dict``, ``search.tasks``, ``train_final_model``): what an older version stored is then refused.
-FORMAT = 2
+FORMAT = 3
 _TABLES = """
 CREATE TABLE IF NOT EXISTS identity (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS seconds (phase TEXT PRIMARY KEY, seconds REAL NOT NULL);

@@ -98,7 +98,7 @@ def train_rung(task: RungTask) -> dict[str, Any]:
         "state": state.to_dict() if task.until < task.config.epochs else state.outcome(),
         "mixed_val_loss": state.best_val_loss,
         "epochs": state.epoch,
-        "steps": state.step,
+        "passes": {"weight": state.weight_batches, "alpha": state.alpha_steps, "extra": state.extra_passes},
         "alpha_steps": state.alpha_steps,
         "train_seconds": before + time.perf_counter() - began,
     }

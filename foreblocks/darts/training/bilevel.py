@@ -69,6 +69,9 @@ class SearchState:
         epoch: finished epochs.
         step: finished weight steps.
         alpha_steps: finished alpha steps.
+        weight_batches: batches of those weight steps, each one pass forward and backward.
+        extra_passes: passes of training batches beyond one for each of those and of the alpha steps: the ascents of an
+            adversarial perturbation, and the inner step and the second-order term of an unrolled gradient.
         best_val_loss: lowest validation loss so far.
         best_state: state dict of that moment (CPU).
         best_temperature: temperature of that moment.
@@ -86,6 +89,8 @@ class SearchState:
     epoch: int = 0
     step: int = 0
     alpha_steps: int = 0
+    weight_batches: int = 0
+    extra_passes: int = 0
     best_val_loss: float = float("inf")
     best_state: dict[str, Tensor] | None = None
     best_temperature: float = 1.0
@@ -164,7 +169,10 @@ class SearchState:
             setattr(self, key, data[key])
 
 
-_COUNTERS = ("epoch", "step", "alpha_steps", "best_val_loss", "best_temperature", "bad_epochs", "best_alpha_steps")
+_COUNTERS = (
+    *("epoch", "step", "alpha_steps", "weight_batches", "extra_passes"),
+    *("best_val_loss", "best_temperature", "bad_epochs", "best_alpha_steps"),
+)
 
 
 def check_searched(model: nn.Module) -> TimeSeriesDARTS:
@@ -251,9 +259,10 @@ class BilevelStepper:
         """
         state = self.state
         _require_grad(self._alphas, False)
-        with self._perturbation(lambda: self._loss(batch), state.step / self.plan.total_steps):
+        with self._perturbation(lambda: self._extra_loss(batch), state.step / self.plan.total_steps):
             loss = self._loss(batch)
             (loss / parts).backward()
+        state.weight_batches += 1
         _require_grad(self._alphas, True)
         if apply:
             nn.utils.clip_grad_norm_(self._weights, WEIGHT_CLIP)
@@ -295,12 +304,13 @@ class BilevelStepper:
         found = unrolled_gradient(
             self._weights,
             self._alphas,
-            lambda weights: self._loss(ahead, weights),
+            lambda weights: self._extra_loss(ahead, weights),
             lambda weights: self._loss(batch, weights),
             state.weight_optimizer,
             eps=config.hessian_fd_eps,
             seed=derive_seed("unrolled", self.limits.seed, state.alpha_steps),
         )
+        state.extra_passes += not config.hessian_fd_eps  # the exact term differentiates a gradient: one pass more
         total = found.loss
         for alpha, first, second in zip(self._alphas, found.first, found.second, strict=True):
             total = total + ((first + config.hessian_penalty_weight * second) * (alpha - alpha.detach())).sum()
@@ -319,6 +329,11 @@ class BilevelStepper:
         if self.config.moe_balance_weight and model.macro.ffn == "moe":
             loss = loss + self.config.moe_balance_weight * moe_balance_loss(model)
         return loss
+
+    def _extra_loss(self, batch: Batch, weights: Sequence[Tensor] | None = None) -> Tensor:
+        """Return ``_loss`` for a gradient that is not that of the step itself."""
+        self.state.extra_passes += 1
+        return self._loss(batch, weights)
 
     def _smooth_gradients(self) -> None:
         beta = self.config.arch_grad_ema_beta

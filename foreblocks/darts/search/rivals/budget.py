@@ -14,17 +14,18 @@ from ..settings import SearchSettings
 def steps_of_search(
     records: Iterable[Mapping[str, Any]], runners: Iterable[Runner], settings: SearchSettings
 ) -> dict[str, int]:
-    """Return the steps of the phases up to derivation: ``trial``, ``weight``, ``alpha``, ``tuning``.
+    """Return the steps of the phases up to derivation: ``trial``, ``weight``, ``alpha``, ``extra``, ``tuning``.
 
-    A step is one batch forward and backward, whatever the network: a mixed network pays more for it than a fixed one,
-    which is why wall times are reported beside.
+    A step is one training batch forward and backward, whatever the network: a mixed network pays more for it than a
+    fixed one, which is why wall times are reported beside. ``extra`` are those that no batch of weights or alphas asks
+    for by itself (``SearchState.extra_passes``); a rival gets as many more. What is not training counts on neither
+    side: zero-cost scores, looks at the curvature, evaluations on validation.
     """
     runners = [runner for runner in runners if runner.last]
-    accumulated = settings.train.gradient_accumulation_steps
+    passes = {kind: sum(runner.last["passes"][kind] for runner in runners) for kind in ("weight", "alpha", "extra")}
     return {
         "trial": sum(record["trial"]["steps"] for record in records if "trial" in record),
-        "weight": sum(runner.last["steps"] * accumulated for runner in runners),
-        "alpha": sum(runner.last["alpha_steps"] for runner in runners),
+        **passes,
         "tuning": sum(_tuning_steps(runner, settings) for runner in runners),
     }
 
