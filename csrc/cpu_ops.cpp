@@ -13,6 +13,7 @@
 #include "glue/products.h"
 #include "glue/saliency.h"
 #include "glue/scan.h"
+#include "glue/spectrum.h"
 #include "glue/steps.h"
 #include "glue/wavelet.h"
 
@@ -61,6 +62,8 @@ STABLE_TORCH_LIBRARY_IMPL(foreblocks_darts, CPU, m) {
   m.impl("time_linear_backward", TORCH_BOX(&foreblocks::time_linear_backward));
   m.impl("step_conv1d", TORCH_BOX(&foreblocks::step_conv_forward));
   m.impl("step_conv1d_backward", TORCH_BOX(&foreblocks::step_conv_backward));
+  m.impl("spectral_map", TORCH_BOX(&foreblocks::spectrum_forward));
+  m.impl("spectral_map_backward", TORCH_BOX(&foreblocks::spectrum_backward));
   m.impl("selective_scan", TORCH_BOX(&foreblocks::scan_forward));
   m.impl("selective_scan_backward", TORCH_BOX(&foreblocks::scan_backward));
 }

@@ -15,6 +15,7 @@ from .products import conv1d, linear, time_linear
 from .reference import conv_transpose1d
 from .saliencies import batched_jacobian, saliency
 from .scan import selective_scan, selective_scan_steps, selective_state_update
+from .spectra import spectral_map
 from .table import KernelReport, report
 from .wavelets import wavelet_merge, wavelet_split
 
@@ -39,6 +40,7 @@ __all__ = [
     "selective_scan_steps",
     "selective_state_update",
     "softmax_attention",
+    "spectral_map",
     "time_linear",
     "wavelet_merge",
     "wavelet_split",

@@ -14,7 +14,8 @@ from torch import Tensor
 from foreblocks.darts import kernels
 from foreblocks.darts.architecture.mixed_op import EdgeMix, MixedOp
 from foreblocks.darts.kernels import attention as attentions
-from foreblocks.darts.kernels import averages, dispatch, mixture, reference, saliencies, scan, wavelets
+from foreblocks.darts.kernels import averages, dispatch, mixture, reference, saliencies, scan, spectra, wavelets
+from foreblocks.darts.ops.spectral import fourier_basis
 
 Function = Callable[..., Tensor]
 Floors = tuple[float | None, float | None]
@@ -189,6 +190,31 @@ def wavelet() -> Contest:
     )
 
 
+def spectral() -> Contest:
+    """The 32 lowest of 49 frequencies, as in the op Fourier."""
+    modes, steps, dim = 32, 96, 32
+    forth, back = fourier_basis(steps, torch.arange(modes))
+    # Real and imaginary part of a frequency in adjacent rows.
+    forth, back = forth.view(2, modes, steps).transpose(0, 1).flatten(0, 1), back.view(steps, 2, modes).mT.flatten(1)
+
+    def by_fft(x: Tensor, fr: Tensor, fi: Tensor, weight: Tensor, br: Tensor, bi: Tensor) -> Tensor:
+        spectrum = torch.fft.rfft(x, dim=1, norm="ortho")[:, :modes] * torch.complex(fr, fi)
+        hidden = spectrum @ torch.complex(*weight.chunk(2)).T + torch.complex(br, bi)
+        return torch.fft.irfft(torch.complex(F.gelu(hidden.real), F.gelu(hidden.imag)), n=steps, dim=1, norm="ortho")
+
+    inputs = [(32, steps, dim), (modes, dim), (modes, dim), (2 * dim, dim), (dim,), (dim,)]
+    return Contest(
+        "spectral map [32, 96, 32], 32 frequencies",
+        lambda x, *layer: kernels.spectral_map(x, forth, back, *layer),
+        {"products": lambda x, *layer: spectra.reference(x, forth, back, *layer), "FFT": by_fft},
+        "FFT",
+        [leaf(*shape) for shape in inputs],
+        (1.6, 1.7),
+        (4.0, 4.0),
+        flops=2 * 32 * modes * dim * (4 * steps + 4 * dim),
+    )
+
+
 def attention(samples: int, steps: int, floor: float) -> Contest:
     """Self-attention of 4 heads of 8 features over time, as in a search."""
     heads, scale = 4, 8**-0.5
@@ -275,6 +301,7 @@ def contests() -> list[Contest]:
         moving_average(32, (2.5, 3.0), (25.0, 15.0)),
         moving_average(512, (1.7, 2.3), (30.0, 12.0)),
         wavelet(),
+        spectral(),
         attention(32, 96, 2.0),
         attention(224, 12, 3.5),
         *products(),

@@ -91,6 +91,31 @@ struct Product {
   const T* by_row;
 };
 
+// Rows that make a product over the features worth its while; more would leave the second cache.
+constexpr int64_t kSpectrumRows = 96;
+
+// A complex map on the frequencies of a series, see spectrum.h.
+template <class T>
+struct SpectrumArgs {
+  const T* x;             // [samples, steps, dim]
+  const T *forth, *back;  // [2 modes, steps] and [made, 2 modes]
+  const T *real, *imag;   // [modes, dim]: the filter
+  const T *map, *bias;    // [2 dim, 2 dim], turned for the forward pass, and [2 dim]
+  int64_t steps, dim, modes, made;
+  // [samples, modes, 2 dim]: before the filter, before GELU. Written forward, null if nobody needs them; read backward.
+  T *spectrum, *hidden;
+  T* out;  // [samples, made, dim]
+  // Backward only.
+  const T* grad;
+  T* grad_x;
+
+  __attribute__((always_inline)) int64_t spectrum_size() const { return 2 * modes * dim; }
+  // Samples that go through each stage together.
+  __attribute__((always_inline)) int64_t together() const { return modes > 0 && modes < kSpectrumRows ? kSpectrumRows / modes : 1; }
+  // Gradients of the filter, [2, modes, dim], the bias, [2 dim], and the map, [2 dim, 2 dim].
+  __attribute__((always_inline)) int64_t sums_size() const { return 2 * dim * (modes + 1 + 2 * dim); }
+};
+
 // Softmax attention, see attention.h. Steps between two rows, elements between two samples; heads lie side by side in a row.
 template <class T>
 struct AttentionArgs {

@@ -14,6 +14,7 @@
 #include "wavelet.h"
 #include "scan.h"
 #include "matrix.h"
+#include "spectrum.h"
 #include "attention.h"
 // clang-format on
 
@@ -39,6 +40,8 @@ static constexpr Kernels<T> kernels() {
   k.attention_backward = attention_backward<T>;
   k.product = product<T>;
   k.transpose = transpose<T>;
+  k.spectrum_forward = spectrum_forward<T>;
+  k.spectrum_backward = spectrum_backward<T>;
   k.scan_forward = scan_forward<T>;
   k.scan_backward = scan_backward<T>;
   return k;

@@ -50,6 +50,9 @@ struct Kernels {
   void (*attention_backward)(const AttentionArgs<T>& a, T* scratch, int64_t begin, int64_t end);
   void (*product)(const Product<T>& p);
   void (*transpose)(const T* from, int64_t rows, int64_t columns, T* to);
+  // Samples [begin, end); scratch holds 3 · together() spectra. Backward adds to sums, which may be null.
+  void (*spectrum_forward)(const SpectrumArgs<T>& a, T* scratch, int64_t begin, int64_t end);
+  void (*spectrum_backward)(const SpectrumArgs<T>& a, T* sums, T* scratch, int64_t begin, int64_t end);
   // Samples [begin, end). Forward: scratch holds `states` vectors. Backward: scan_vectors() of them, and it adds to
   // sums [states + 2, dim], the gradients of a, skip and delta_bias.
   void (*scan_forward)(const ScanArgs<T>& a, T* scratch, int64_t begin, int64_t end);

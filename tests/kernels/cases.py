@@ -355,6 +355,51 @@ def product_cases() -> list[Case]:
     ]
 
 
+def naive_spectrum(
+    x: Tensor, forth: Tensor, back: Tensor, fr: Tensor, fi: Tensor, weight: Tensor, br: Tensor, bi: Tensor
+) -> Tensor:
+    dim = x.shape[2]
+    total = torch.zeros(x.shape[0], back.shape[0], dim, dtype=x.dtype)
+    for m in range(fr.shape[0]):
+        re, im = (sum(forth[2 * m + part, t] * x[:, t] for t in range(x.shape[1])) for part in (0, 1))
+        re, im = re * fr[m] - im * fi[m], re * fi[m] + im * fr[m]
+        by_re, by_im = weight[:dim].T, weight[dim:].T
+        parts = gelu(re @ by_re - im @ by_im + br), gelu(re @ by_im + im @ by_re + bi)
+        for part, h in enumerate(parts):
+            total = total + back[:, 2 * m + part, None] * h[:, None]
+    return total
+
+
+def spectrum_cases() -> list[Case]:
+    def fixed(rows: int, columns: int) -> Tensor:
+        """Numbers that half precision holds too, without an order."""
+        k = torch.arange(rows * columns)
+        return ((3 * k * k + k) % 13 - 6).view(rows, columns) / 16
+
+    def case(name: str, made: int, sizes: list[tuple[int, int, int, int]]) -> Case:
+        def by(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+            def run(x: Tensor, fr: Tensor, *layer: Tensor) -> Tensor:
+                waves = 2 * fr.shape[0]
+                forth, back = fixed(waves, x.shape[1]).to(x.dtype), fixed(made, waves).to(x.dtype)
+                return function(x, forth, back, fr, *layer)
+
+            return run
+
+        return Case(
+            f"spectral_map-{name}",
+            by(kernels.spectral_map),
+            by(naive_spectrum),
+            [[(n, t, d), (m, d), (m, d), (2 * d, d), (d,), (d,)] for n, t, d, m in sizes],
+            scales={3: 0.5},
+        )
+
+    return [
+        case("few", 5, [(2, 4, 3, 2), (1, 1, 15, 1), (7, 5, 1, 3), (2, 33, 17, 17), (3, 9, 32, 5)]),
+        # More frequencies than go through the stages with those of another sample.
+        case("many", 24, [(2, 3, 2, 4), (1, 7, 16, 97), (3, 96, 5, 33), (2, 20, 7, 48)]),
+    ]
+
+
 def naive_attention(
     q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float, rotary: bool, seen: Callable[[int], range]
 ) -> Tensor:
@@ -441,5 +486,6 @@ CASES = [
     *scan_cases(),
     *conv_cases(),
     *product_cases(),
+    *spectrum_cases(),
     *attention_cases(),
 ]

@@ -91,6 +91,11 @@ CALLS: dict[str, tuple[Callable[..., object], Arguments]] = {
     "linear": (kernels.linear, {"x": X, "weight": noise(4, 6), "bias": noise(4)}),
     "time_linear": (kernels.time_linear, {"x": X, "weight": noise(4, 5), "bias": noise(4)}),
     "conv1d": (kernels.conv1d, {"x": X, "weight": noise(4, 6, 3), "bias": noise(4)}),
+    "spectral_map": (
+        kernels.spectral_map,
+        {"x": X, "forth": noise(6, 5), "back": noise(4, 6), "filter_real": noise(3, 6), "filter_imag": noise(3, 6),
+         "weight": noise(12, 6), "bias_real": ROW, "bias_imag": ROW},
+    ),
     "selective_scan": (
         kernels.selective_scan_steps,
         {"u": X, "delta": X, "A": -noise(6, 4).abs(), "B": noise(2, 5, 4), "C": noise(2, 5, 4), "D": ROW, "z": X,

@@ -18,6 +18,7 @@ from foreblocks.darts.kernels import (
     products,
     saliencies,
     scan,
+    spectra,
     wavelets,
 )
 from foreblocks.darts.kernels._library import LIBRARY
@@ -48,6 +49,8 @@ def calls(dtype: torch.dtype = torch.float32) -> list[tuple[Any, tuple[Any, ...]
     norm = (x, row, b, residual, gate, mask, False, 1e-6, 2, 3)
     inner, side = made(2, 5, 6, seed=8), made(2, 5, 1, 4, seed=9)
     series = (x, inner, leaf(6, 4), side, made(2, 5, 1, 4, seed=11), leaf(6, seed=3), gate, leaf(6, seed=4), True)
+    fixed, layer = noise(6, 5).to(dtype), (made(3, 6), made(3, 6, seed=13), made(12, 6), b, row)
+    spectral = (x, fixed, noise(4, 6).to(dtype), *layer)
     bounds = (torch.zeros(5, dtype=torch.int64), torch.arange(1, 6))
     return [
         (scan._FORWARD, (*series, True)),
@@ -72,6 +75,8 @@ def calls(dtype: torch.dtype = torch.float32) -> list[tuple[Any, tuple[Any, ...]
             attention._BACKWARD,
             (made(2, 5, 6, seed=7), x, inner, residual, *bounds, noise(2, 3, 2, 5).abs().to(dtype), 3, 0.5, True, 3),
         ),
+        (spectra._FORWARD, (*spectral, True)),
+        (spectra._BACKWARD, (made(2, 4, 6), made(2, 3, 12), made(2, 3, 12, seed=14), *spectral, 3)),
         (averages._FORWARD, (x, 3, 1)),
         (averages._BACKWARD, (x, 3, 1)),
     ]
@@ -113,13 +118,19 @@ def test_what_would_be_read_beyond_its_end_is_refused():
     bounds = torch.zeros(5, dtype=torch.int64), torch.full((5,), 6)
     with pytest.raises(RuntimeError, match="a bound is out of range"):
         attention._FORWARD(x, x, x, *bounds, 3, 0.5, False)
+    layer = noise(3, 6), noise(3, 6), noise(12, 6), noise(6), noise(6)
+    with pytest.raises(RuntimeError, match="forth has another size"):
+        spectra._FORWARD(x, noise(6, 4), noise(4, 6), *layer, False)
+    out, *kept = spectra._FORWARD(x, noise(6, 5), noise(4, 6), *layer, False)
+    with pytest.raises(RuntimeError, match="spectrum or hidden has another size"):
+        spectra._BACKWARD(out, *kept, x, noise(6, 5), noise(4, 6), *layer, 3)
 
 
 HALF = [
     pytest.param(operator, arguments, id=f"{operator.name()}-{dtype}")
     for dtype in (torch.bfloat16, torch.float16)
     for operator, arguments in calls(dtype)
-    if not any(wide in operator.name() for wide in ("linear", "step_conv", "softmax_attention"))
+    if not any(wide in operator.name() for wide in ("linear", "step_conv", "softmax_attention", "spectral"))
 ]
 
 

@@ -132,6 +132,9 @@ def test_bad_arguments_of_the_others_are_named():
         kernels.wavelet_merge(low, high, filters, 7)
     with pytest.raises(InvalidArgument, match="x has no step"):
         kernels.wavelet_split(x[:, :0], filters)
+    layer = noise(3, 6), noise(3, 6), noise(12, 6), noise(6), noise(6)
+    with pytest.raises(InvalidArgument, match="back requires a gradient"):
+        kernels.spectral_map(x, noise(6, 5), noise(4, 6).requires_grad_(), *layer)
     with pytest.raises(InvalidArgument, match="kernel=0"):
         kernels.moving_average(x, 0)
     with pytest.raises(InvalidArgument, match=r"scale has shape \(2, 5, 6\)"):

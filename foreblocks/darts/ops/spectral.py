@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..kernels import linear, time_linear, wavelet_merge, wavelet_split
+from ..kernels import spectral_map, time_linear, wavelet_merge, wavelet_split
 from .blocks import FeatureDropout, Linear, check_length, rms_norm
 from .registry import register_op
 
@@ -97,7 +97,7 @@ class Fourier(nn.Module):
         self.length = length
         self.modes = min(length // 2 + 1, _FOURIER_MODES)
         forth, back = fourier_basis(length, torch.arange(self.modes))
-        # Real and imaginary part of a frequency in adjacent rows: [N, 2 M, D] is then [N, M, 2 D] without a copy.
+        # Real and imaginary part of a frequency in adjacent rows, as `spectral_map` wants them.
         forth, back = (
             x.unflatten(d, (2, -1)).transpose(d, d + 1).flatten(d, d + 1) for d, x in ((0, forth), (1, back))
         )
@@ -115,16 +115,8 @@ class Fourier(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[N, T, D]`` to ``[N, T, D]``."""
         check_length("Fourier", x, self.length)
-        dim = x.shape[-1]
-        modes = time_linear(x, self.forth).view(-1, self.modes, 2 * dim)  # real and imaginary part side by side
-        by_same = torch.cat([self.filter_real, self.filter_real], dim=1)
-        by_other = torch.cat([-self.filter_imag, self.filter_imag], dim=1)
-        filtered = torch.addcmul(modes * by_same, modes.roll(dim, -1), by_other)
-        # A complex map is the real one [[R, -I], [I, R]] on the parts side by side: one product, nothing to slice.
-        by_real, by_imag = self.mix.weight.chunk(2)
-        weight = torch.cat([torch.cat([by_real, -by_imag], dim=1), torch.cat([by_imag, by_real], dim=1)])
-        spectrum = linear(filtered, weight, torch.cat([self.bias_real, self.bias_imag]))  # [N, M, 2D]
-        y = time_linear(F.gelu(spectrum).view(-1, 2 * self.modes, dim), self.back)
+        layer = self.filter_real, self.filter_imag, self.mix.weight, self.bias_real, self.bias_imag
+        y = spectral_map(x, self.forth, self.back, *layer)
         return self.norm.join(x, y, self.dropout, gate=self.gate(x))
 
 
