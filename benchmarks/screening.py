@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from racing import race
 
 from foreblocks.darts import DARTSSearchSpaceConfig, DARTSTrainer, TimeSeriesDARTS
 from foreblocks.darts._core.types import Batch
@@ -84,7 +85,8 @@ def cost() -> None:
                     "all": lambda m=model, x=x, y=y: evaluate_proxies(m, x, y),
                     "single": lambda m=model, x=x, y=y: one_by_one(m, x, y),
                     **studies(model, x, y),
-                }
+                },
+                ROUNDS,
             )
             one = times["pass"]
             print(
@@ -123,17 +125,6 @@ def studies(model: TimeSeriesDARTS, x: torch.Tensor, y: torch.Tensor) -> dict[st
         "plain": lambda: trainer.evaluate_zero_cost_metrics(model, loader),
         "ablation": lambda: trainer.evaluate_zero_cost_metrics(model, loader, ablation=True),
     }
-
-
-def race(functions: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Return the least thread seconds of each, called in turn."""
-    best = dict.fromkeys(functions, float("inf"))
-    for _ in range(ROUNDS):
-        for name, function in functions.items():
-            start = time.thread_time()
-            function()
-            best[name] = min(best[name], time.thread_time() - start)
-    return best
 
 
 def main(argv: list[str]) -> None:

@@ -21,6 +21,7 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import racing
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -47,19 +48,9 @@ GROUP_LENGTHS = (12, 42, 96)
 Call = Callable[[], object]
 
 
-def race(calls: dict[str, Call], rounds: int) -> dict[str, float]:
-    """Return the least ms of each, one call of each in turn, every second round in reverse."""
-    best = dict.fromkeys(calls, float("inf"))
-    for call in calls.values():
-        call()
-        call()
-    for number in range(rounds):
-        order = list(calls) if number % 2 else list(reversed(calls))
-        for name in order:
-            start = time.thread_time()
-            calls[name]()
-            best[name] = min(best[name], 1e3 * (time.thread_time() - start))
-    return best
+def least_ms(calls: dict[str, Call], rounds: int) -> dict[str, float]:
+    """Return the least ms of each."""
+    return {name: 1e3 * seconds for name, seconds in racing.race(calls, rounds).items()}
 
 
 def batch() -> Batch:
@@ -118,7 +109,7 @@ def steps_table(rounds: int) -> list[str]:
     for mode, stated in STATED.items():
         weights, alphas = searched(mode, "softmax")
         sampled, _ = searched(mode, "gdas")
-        ms = race({"dense": weights, "alphas": alphas, "GDAS": sampled, "fixed": fixed(mode)}, rounds)
+        ms = least_ms({"dense": weights, "alphas": alphas, "GDAS": sampled, "fixed": fixed(mode)}, rounds)
         gain = [f"{stated / ms[kind]:.1f}" if stated else "-" for kind in ("dense", "GDAS")]
         times = " ".join(f"{value:6.1f}" for value in ms.values())
         rows.append(f"{mode:16} {times} {ms['GDAS'] / ms['fixed']:11.2f} {gain[0]:>13} {gain[1]:>6}")
@@ -144,7 +135,7 @@ def parts_table(rounds: int) -> list[str]:
     calls["outside"] = both(lambda _: model.skeleton(data.x, []), outside[0], outside[1:])
     calls["network"] = both(lambda _: model(data.x), weights[0], weights[1:])
     calls["step"], _ = searched("encoder_only", "softmax")
-    ms = race(calls, rounds)
+    ms = least_ms(calls, rounds)
     ops = sum(ms[name] for name in op_names)
     cells = sum(ms[f"cell {number}"] for number in range(len(model.cells)))
     each = {name: sum(ms[key] for key in op_names if key.startswith(f"{name} ")) for name in OPS[1:]}
@@ -214,7 +205,7 @@ def grouping(rounds: int) -> list[str]:
                 apart = lambda z, ops=ops: sum(op(z) for op in ops)  # noqa: E731
                 joined = lambda z, ops=ops, together=together: together(z, ops, None)  # noqa: E731
                 torch.testing.assert_close(joined(x), apart(x), rtol=1e-4, atol=1e-4)
-                ms = race({"apart": both(apart, x, parameters), "joined": both(joined, x, parameters)}, 4 * rounds)
+                ms = least_ms({"apart": both(apart, x, parameters), "joined": both(joined, x, parameters)}, 4 * rounds)
                 cells.append(f"{cls.__name__} k={count} {ms['apart'] / ms['joined']:.2f}")
         rows.append(f"  T={length}: " + ", ".join(cells))
     return rows
@@ -244,7 +235,7 @@ def sharing(rounds: int) -> list[str]:
     }
     rows = ["first work of three edges from one node (separate / shared; ms saved):"]
     for name, calls in (("spectrum of Fourier", spectra), ("first convolution of TCN", products)):
-        ms = race(calls, 4 * rounds)
+        ms = least_ms(calls, 4 * rounds)
         rows.append(f"  {name}: {ms['apart'] / ms['joined']:.2f}; {ms['apart'] - ms['joined']:+.2f}")
     return rows
 
@@ -268,7 +259,7 @@ def compiling(rounds: int) -> list[str]:
     }
     calls["compiled"]()
     seconds = time.perf_counter() - began
-    ms = race(calls, rounds)
+    ms = least_ms(calls, rounds)
     ratio = f"{ms['eager']:.1f} / {ms['compiled']:.1f} = {ms['eager'] / ms['compiled']:.2f}"
     return [f"compiled edge (eager / compiled): {ratio}, after {seconds:.0f} s of compiling"]
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,12 +19,15 @@ import torch
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from contests import Contest, contests
+from racing import race
 
 ROUNDS = 40
 BURST = 5
 SECONDS = 4.0  # at most, for one contest
+least = partial(race, rounds=ROUNDS, burst=BURST, seconds=SECONDS)
 
 
 def passes(function: Callable[..., Tensor], inputs: list[Tensor]) -> tuple[Callable[[], object], Callable[[], object]]:
@@ -57,32 +60,15 @@ def check(contest: Contest) -> None:
         )
 
 
-def race(functions: dict[str, Callable[[], object]]) -> dict[str, float]:
-    """Return the least seconds of each; a few calls of each in turn, so that each finds its own data in the cache."""
-    best = dict.fromkeys(functions, float("inf"))
-    for function in functions.values():
-        function()
-    began = time.perf_counter()
-    for _ in range(ROUNDS):
-        for name, function in functions.items():
-            for _ in range(BURST):
-                start = time.thread_time()
-                function()
-                best[name] = min(best[name], time.thread_time() - start)
-        if time.perf_counter() - began > SECONDS:
-            break
-    return best
-
-
 def measure(contest: Contest) -> dict[str, dict[str, float]]:
     """Return seconds by pass (``forward``, ``both``) and form."""
     check(contest)
     made = {
         name: passes(function, contest.inputs) for name, function in {"ours": contest.ours, **contest.plain}.items()
     }
-    result = {"forward": race({name: pair[0] for name, pair in made.items()})}
+    result = {"forward": least({name: pair[0] for name, pair in made.items()})}
     if any(x.requires_grad for x in contest.inputs):
-        result["both"] = race({name: pair[1] for name, pair in made.items()})
+        result["both"] = least({name: pair[1] for name, pair in made.items()})
     return result
 
 
@@ -90,7 +76,7 @@ def peaks() -> tuple[float, float]:
     """Return bytes per second of a copy of 4 MB (read and written) and FLOP per second of a matrix product."""
     x, y = torch.randn(1 << 20), torch.empty(1 << 20)
     a, b, c = torch.randn(1024, 1024), torch.randn(1024, 1024), torch.empty(1024, 1024)
-    times = race({"copy": lambda: y.copy_(x), "product": lambda: torch.mm(a, b, out=c)})
+    times = least({"copy": lambda: y.copy_(x), "product": lambda: torch.mm(a, b, out=c)})
     return 8 * x.numel() / times["copy"], 2 * 1024**3 / times["product"]
 
 
