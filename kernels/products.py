@@ -1,58 +1,74 @@
 """Linear maps and dense convolutions in ``[N, T, D]``: many small products that share one side.
 
 A general matrix product treats each of them as a problem of its own; the compiled form keeps a block of the result in
-registers and reads the other side where it lies, transposed or through a window.
+registers and reads the other side where it lies, transposed or through a window. An activation is applied to a sample
+while it still lies in the first cache.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .._core.errors import InvalidArgument, check_choice, check_int
 from . import reference
-from ._inputs import check_like, check_series, check_shape, check_taps, native_supports, some
+from ._inputs import (
+    Activation,
+    activate,
+    activation_code,
+    check_like,
+    check_series,
+    check_shape,
+    check_taps,
+    native_supports,
+    some,
+)
 from ._library import define, differentiable, second_order
 from .dispatch import Implementation, Operation
 
 
-def time_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Linear map over time, shared by samples and features: ``y[n] = weight · x[n] + bias``.
+def time_linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, activation: Activation = "none") -> Tensor:
+    """Linear map over time, shared by samples and features: ``y[n] = activation(weight · x[n] + bias)``.
 
     Args:
         x: ``[N, T, D]``.
         weight: ``[O, T]``.
         bias: ``[O]`` or None.
+        activation: applied to the result.
 
     Returns:
         ``[N, O, D]``, contiguous; no transpose is paid.
 
     Raises:
-        InvalidArgument: shapes or dtypes do not agree.
+        InvalidArgument: shapes or dtypes do not agree, or the activation is unknown.
     """
     check_series("x", x, "[N, T, D]")
     check_shape("weight", weight, (None, x.shape[1]), "[O, T]")
     _check_types(x, weight, bias)
-    return _TIME_LINEAR.pick(x, weight)(x, weight, bias)
+    code = activation_code("activation", activation)
+    return _TIME_LINEAR.pick(x, weight)(x, weight, bias, code)
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Linear map over the features: ``[N, T, I] -> [N, T, O]``, as ``torch.nn.functional.linear``.
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, activation: Activation = "none") -> Tensor:
+    """Linear map over the features: ``[N, T, I] -> [N, T, O]``, as ``torch.nn.functional.linear`` and an activation.
 
     Args:
         x: ``[N, T, I]``.
         weight: ``[O, I]``.
         bias: ``[O]`` or None.
+        activation: applied to the result.
 
     Raises:
-        InvalidArgument: shapes do not agree.
+        InvalidArgument: shapes or dtypes do not agree, or the activation is unknown.
     """
     check_shape("x", x, (None, None, None), "[N, T, I]")
     check_shape("weight", weight, (None, x.shape[2]), "[O, I]")
     _check_types(x, weight, bias)
-    return _LINEAR.pick(x, weight)(x, weight, bias)
+    return _LINEAR.pick(x, weight)(x, weight, bias, activation_code("activation", activation))
 
 
 def conv1d(
@@ -64,6 +80,7 @@ def conv1d(
     dilation: int = 1,
     groups: int = 1,
     padding: Literal["same", "causal", "valid"] = "same",
+    activation: Activation = "none",
 ) -> Tensor:
     """Convolution over time in ``[N, T, D]``; compiled for one group and a stride of 1, zero padded.
 
@@ -76,6 +93,7 @@ def conv1d(
         groups: ``I`` for a depthwise convolution (``depthwise_conv1d`` is faster).
         padding: ``"same"`` pads zeros around a centred window (an even one reaches one step further into the past),
             ``"causal"`` pads on the left only, so that no output sees a later step, ``"valid"`` does not pad.
+        activation: applied to the result.
 
     Returns:
         ``[N, ceil(T / stride), O]``, or fewer steps if valid; contiguous.
@@ -93,10 +111,12 @@ def conv1d(
     if check_choice("padding", padding, ("same", "causal", "valid")) == "valid" and reach >= x.shape[1]:
         raise InvalidArgument(f"x has {x.shape[1]} steps; with padding='valid' it needs at least {reach + 1}.")
     check_int("stride", stride, low=1)
+    code = activation_code("activation", activation)
     if stride != 1 or groups != 1 or padding == "valid":
-        return reference.conv1d(x, weight, bias, stride=stride, dilation=dilation, groups=groups, padding=padding)
+        y = reference.conv1d(x, weight, bias, stride=stride, dilation=dilation, groups=groups, padding=padding)
+        return activate(y, code)
     left = reach if padding == "causal" else reach - reach // 2
-    return _CONV.pick(x, weight)(x, weight, bias, dilation, left)
+    return _CONV.pick(x, weight)(x, weight, bias, dilation, left, code)
 
 
 def _check_types(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
@@ -106,20 +126,37 @@ def _check_types(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
         check_like("bias", bias, x)
 
 
-def _conv_reference(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, left: int) -> Tensor:
+def _time_reference(x: Tensor, weight: Tensor, bias: Tensor | None, activation: int) -> Tensor:
+    return activate(reference.time_linear(x, weight, bias), activation)
+
+
+def _conv_reference(
+    x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, left: int, activation: int
+) -> Tensor:
     causal = left == (weight.shape[2] - 1) * dilation
-    return reference.conv1d(x, weight, bias, dilation=dilation, padding="causal" if causal else "same")
+    y = reference.conv1d(x, weight, bias, dilation=dilation, padding="causal" if causal else "same")
+    return activate(y, activation)
 
 
-def _time_fake(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return x.new_empty(x.shape[0], weight.shape[0], x.shape[2])
+def _linear_reference(x: Tensor, weight: Tensor, bias: Tensor | None, activation: int) -> Tensor:
+    return activate(F.linear(x, weight, bias), activation)
 
 
-def _conv_fake(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, left: int) -> Tensor:
-    return x.new_empty(x.shape[0], x.shape[1], weight.shape[0])
+def _time_fake(x: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    return _pair(x, (x.shape[0], weight.shape[0], x.shape[2]), rest[-1])
 
 
-def _fake_backward(grad: Tensor, x: Tensor, weight: Tensor, *rest: int) -> tuple[Tensor, Tensor, Tensor]:
+def _conv_fake(x: Tensor, weight: Tensor, *rest: Any) -> tuple[Tensor, Tensor]:
+    return _pair(x, (x.shape[0], x.shape[1], weight.shape[0]), rest[-1])
+
+
+def _pair(x: Tensor, shape: tuple[int, ...], keep: bool) -> tuple[Tensor, Tensor]:
+    return x.new_empty(shape), x.new_empty(shape if keep else 0)
+
+
+def _fake_backward(
+    grad: Tensor, kept: Tensor | None, x: Tensor, weight: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor]:
     by_x, by_weight = rest[-1] & 1, rest[-1] & 2
     return (
         x.new_empty(x.shape if by_x else 0),
@@ -128,73 +165,89 @@ def _fake_backward(grad: Tensor, x: Tensor, weight: Tensor, *rest: int) -> tuple
     )
 
 
-_TIME_FORWARD = define("time_linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor", _time_fake)
-_TIME_BACKWARD = define(
-    "time_linear_backward(Tensor grad, Tensor x, Tensor weight, int needs) -> (Tensor, Tensor, Tensor)", _fake_backward
-)
-_CONV_FORWARD = define(
-    "step_conv1d(Tensor x, Tensor weight, Tensor? bias, int dilation, int left) -> Tensor", _conv_fake
-)
-_CONV_BACKWARD = define(
-    "step_conv1d_backward(Tensor grad, Tensor x, Tensor weight, int dilation, int left, int needs) "
-    "-> (Tensor, Tensor, Tensor)",
-    _fake_backward,
-)
-
-
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, weight, bias, *ctx.options = inputs
+def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+    x, weight, bias, *ctx.options, _ = inputs
     ctx.biased = bias is not None
-    ctx.save_for_backward(x, weight)
-
-
-def _backward(operator: Any) -> Any:
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        by_x, by_weight, by_bias = ctx.needs[:3]
-        needs = by_x | 2 * (by_weight or by_bias)
-        grads = operator(grad, *ctx.saved_tensors, *ctx.options, needs)
-        return some(grads[0]), some(grads[1]), some(grads[2]) if ctx.biased else None, *[None] * len(ctx.options)
-
-    return backward
-
-
-def _setup_second(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    grad, x, weight, *ctx.options, ctx.needs = inputs
-    ctx.save_for_backward(grad, x, weight)
+    activation = ctx.options[-1]
+    # A bias counts for the slopes only, and they for the second derivative only.
+    kept = (None, output[0], output[1], output[1])[activation]
+    ctx.save_for_backward(kept, x, weight, bias if activation else None)
+    ctx.mark_non_differentiable(output[1])
     ctx.set_materialize_grads(False)
 
 
-def _backward_second(function: Any) -> Any:
-    def backward(ctx: Any, by_x: Tensor | None, by_weight: Tensor | None, by_bias: Tensor | None) -> tuple[Any, ...]:
-        grad, x, weight = ctx.saved_tensors
-        # The gradient of the bias is a sum of `grad`, as if a bias of zeros had been added.
-        zeros = weight.new_zeros(weight.shape[0])
-        wanted = [ctx.needs & 1, ctx.needs & 2, ctx.needs & 2]
-        directions = [v if want else None for v, want in zip((by_x, by_weight, by_bias), wanted, strict=True)]
-
-        def call(*inputs: Tensor) -> Tensor:
-            return function(*inputs, *ctx.options)
-
-        (by_grad,), by_input = second_order(call, [x, weight, zeros], [grad], directions)
-        return by_grad, *by_input[:2], *[None] * (len(ctx.options) + 1)
-
-    return backward
+def _backward(operator: Any, ctx: Any, grad: Tensor | None, _kept: None) -> tuple[Tensor | None, ...]:
+    rest = [None] * (len(ctx.options) + 1)
+    if grad is None:
+        return None, None, None, *rest
+    by_x, by_weight, by_bias = ctx.needs[:3]
+    needs = by_x | 2 * (by_weight or by_bias)
+    grads = operator(grad, *ctx.saved_tensors, *ctx.options, needs)
+    return some(grads[0]), some(grads[1]), some(grads[2]) if ctx.biased else None, *rest
 
 
-_run_time_backward = differentiable(_TIME_BACKWARD, _setup_second, _backward_second(reference.time_linear))
-_run_time = differentiable(_TIME_FORWARD, _setup, _backward(_run_time_backward))
-_run_conv_backward = differentiable(_CONV_BACKWARD, _setup_second, _backward_second(_conv_reference))
-_run_conv = differentiable(_CONV_FORWARD, _setup, _backward(_run_conv_backward))
+def _setup_second(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    grad, _, x, weight, bias, *ctx.options, ctx.needs = inputs
+    ctx.biased = bias is not None
+    ctx.save_for_backward(grad, x, weight, bias)
+    ctx.set_materialize_grads(False)
 
 
-def _native_linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return _run_conv(x, weight.unsqueeze(2), bias, 1, 0)
+def _backward_second(function: Any, ctx: Any, *towards: Tensor | None) -> tuple[Any, ...]:
+    grad, x, weight, bias = ctx.saved_tensors
+    # Without a bias too, its gradient is that of a bias of zeros.
+    bias = weight.new_zeros(weight.shape[0]) if bias is None else bias
+    wanted = [ctx.needs & 1, ctx.needs & 2, ctx.needs & 2]
+    directions = [v if want else None for v, want in zip(towards, wanted, strict=True)]
+
+    def call(*inputs: Tensor) -> Tensor:
+        return function(*inputs, *ctx.options)
+
+    (by_grad,), by_input = second_order(call, [x, weight, bias], [grad], directions)
+    by_bias = by_input[2] if ctx.biased else None
+    return by_grad, None, *by_input[:2], by_bias, *[None] * (len(ctx.options) + 1)
+
+
+def _operators(name: str, options: str, fake: Any, function: Any) -> tuple[Any, Any, Any]:
+    """Define the forward and the backward operator of one form; the third is the short way to the first."""
+    inputs = f"Tensor x, Tensor weight, Tensor? bias, {options}"
+    run = define(f"{name}({inputs}, bool keep) -> (Tensor, Tensor)", fake)
+    run_backward = define(
+        f"{name}_backward(Tensor grad, Tensor? kept, {inputs}, int needs) -> (Tensor, Tensor, Tensor)", _fake_backward
+    )
+    call_backward = differentiable(run_backward, _setup_second, partial(_backward_second, function))
+    return run, run_backward, differentiable(run, _setup, partial(_backward, call_backward))
+
+
+_TIME_FORWARD, _TIME_BACKWARD, _run_time = _operators("time_linear", "int activation", _time_fake, _time_reference)
+_CONV_FORWARD, _CONV_BACKWARD, _run_conv = _operators(
+    "step_conv1d", "int dilation, int left, int activation", _conv_fake, _conv_reference
+)
+
+
+def _keep(activation: int, *tensors: Tensor | None) -> bool:
+    """Return whether the activation has to keep what it is given for the gradient; ReLU keeps its result."""
+    return activation > 1 and torch.is_grad_enabled() and torch._C._any_requires_grad(*tensors)
+
+
+def _native_time(x: Tensor, weight: Tensor, bias: Tensor | None, activation: int) -> Tensor:
+    return _run_time(x, weight, bias, activation, _keep(activation, x, weight, bias))[0]
+
+
+def _native_conv(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, left: int, activation: int) -> Tensor:
+    return _run_conv(x, weight, bias, dilation, left, activation, _keep(activation, x, weight, bias))[0]
+
+
+def _native_linear(x: Tensor, weight: Tensor, bias: Tensor | None, activation: int) -> Tensor:
+    return _native_conv(x, weight.unsqueeze(2), bias, 1, 0, activation)
 
 
 _TIME_LINEAR = Operation(
     "time_linear",
-    reference.time_linear,
-    (Implementation("native", _run_time, native_supports("time_linear")),),
+    _time_reference,
+    (Implementation("native", _native_time, native_supports("time_linear")),),
 )
-_CONV = Operation("conv1d", _conv_reference, (Implementation("native", _run_conv, native_supports("step_conv1d")),))
-_LINEAR = Operation("linear", F.linear, (Implementation("native", _native_linear, native_supports("step_conv1d")),))
+_CONV = Operation("conv1d", _conv_reference, (Implementation("native", _native_conv, native_supports("step_conv1d")),))
+_LINEAR = Operation(
+    "linear", _linear_reference, (Implementation("native", _native_linear, native_supports("step_conv1d")),)
+)

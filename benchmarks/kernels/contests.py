@@ -249,6 +249,8 @@ def products() -> list[Contest]:
                 [x, over_time], flops=2 * x.numel() * 96),
         Contest("linear [32, 96, 32] → 32", kernels.linear, {"F.linear": F.linear}, "F.linear", [x, over_features],
                 flops=2 * x.numel() * 32),
+        Contest("linear [32, 96, 32] → 64 + GELU", lambda x, w: kernels.linear(x, w, activation="gelu"),
+                {"F.linear": lambda x, w: F.gelu(F.linear(x, w))}, "F.linear", [x, leaf(64, 32)]),
         Contest(
             "conv1d [32, 96, 32] → 32, 3 taps",
             lambda x, w: kernels.conv1d(x, w, padding="causal"),

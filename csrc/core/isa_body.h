@@ -14,6 +14,7 @@
 #include "wavelet.h"
 #include "scan.h"
 #include "matrix.h"
+#include "activation.h"
 #include "spectrum.h"
 #include "attention.h"
 // clang-format on
@@ -40,6 +41,8 @@ static constexpr Kernels<T> kernels() {
   k.attention_backward = attention_backward<T>;
   k.product = product<T>;
   k.transpose = transpose<T>;
+  k.activation_forward = activation_forward<T>;
+  k.activation_backward = activation_backward<T>;
   k.spectrum_forward = spectrum_forward<T>;
   k.spectrum_backward = spectrum_backward<T>;
   k.scan_forward = scan_forward<T>;

@@ -50,6 +50,9 @@ struct Kernels {
   void (*attention_backward)(const AttentionArgs<T>& a, T* scratch, int64_t begin, int64_t end);
   void (*product)(const Product<T>& p);
   void (*transpose)(const T* from, int64_t rows, int64_t columns, T* to);
+  // to[i] = activation(from[i]), and to[i] = grad[i] · slope(kept[i]); ReLU may have kept its result.
+  void (*activation_forward)(int64_t kind, const T* from, T* to, int64_t count);
+  void (*activation_backward)(int64_t kind, const T* grad, const T* kept, T* to, int64_t count);
   // Samples [begin, end); scratch holds 3 · together() spectra. Backward adds to sums, which may be null.
   void (*spectrum_forward)(const SpectrumArgs<T>& a, T* scratch, int64_t begin, int64_t end);
   void (*spectrum_backward)(const SpectrumArgs<T>& a, T* sums, T* scratch, int64_t begin, int64_t end);

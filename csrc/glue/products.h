@@ -9,39 +9,105 @@ namespace foreblocks {
 // Samples of one block of a product: more of them share one partial gradient of the weight.
 inline int64_t product_samples(int64_t steps, int64_t dim) { return 4 * samples_of(steps, dim); }
 
+// Room for one sample of `count` values, zeros before and after it: they stay when the next sample comes. Without zeros there
+// is none, unless `always`.
+template <class T>
+class Padded {
+ public:
+  Padded(int64_t count, int64_t before, int64_t after, bool always)
+      : count_(count), before_(before), space_(always || before + after > 0 ? before + count + after : 0, T(0)) {}
+
+  T* centre() { return space_.data() + before_; }
+
+  // A copy of the sample, or the sample itself where there is no room.
+  const T* of(const T* from) {
+    if (space_.empty()) return from;
+    std::copy_n(from, count_, centre());
+    return centre();
+  }
+
+ private:
+  int64_t count_, before_;
+  std::vector<T> space_;
+};
+
+// An activation behind a product, sample by sample. For the gradient ReLU keeps its result, the others what they are given.
+struct Epilogue {
+  int64_t activation;
+  Tensor kept;  // backward only
+
+  explicit Epilogue(int64_t code) : activation(code) {
+    STD_TORCH_CHECK(code >= kNone && code <= kSilu, "an activation has an unknown code.");
+  }
+
+  Epilogue(int64_t code, const std::optional<Tensor>& given, const Tensor& grad) : Epilogue(code) {
+    if (code == kNone) return;
+    STD_TORCH_CHECK(given && given->numel() == grad.numel(), "kept is not of the size of grad.");
+    check_same("an activation", "kept", *given, grad);
+    kept = packed(*given);
+  }
+
+  // A result, and room for what is kept of it: empty unless `keep`.
+  std::tuple<Tensor, Tensor> fresh(const Tensor& x, std::initializer_list<int64_t> sizes, bool keep) const {
+    STD_TORCH_CHECK(!keep || activation != kNone, "without an activation there is nothing to keep.");
+    return {torch::stable::new_empty(x, sizes), keep ? torch::stable::new_empty(x, sizes) : nothing(x)};
+  }
+
+  template <class T>
+  void forward(const T* from, T* to, int64_t count) const {
+    if (activation != kNone) active().of<T>().activation_forward(activation, from, to, count);
+  }
+
+  // The gradient before the activation, of the sample that begins at `first`.
+  template <class T>
+  const T* backward(const T* grad, int64_t first, int64_t count, Padded<T>& room) const {
+    if (activation == kNone) return room.of(grad + first);
+    active().of<T>().activation_backward(activation, grad + first, in<T>(kept) + first, room.centre(), count);
+    return room.centre();
+  }
+};
+
 inline void check_time_linear(const Tensor& x, const Tensor& weight) {
   STD_TORCH_CHECK(
       x.dim() == 3 && weight.dim() == 2 && weight.size(1) == x.size(1), "time_linear: x is not [N, T, D], or weight not [O, T].");
   check_same("time_linear", "weight", weight, x);
 }
 
-inline Tensor time_linear_forward(Tensor x, Tensor weight, std::optional<Tensor> bias) {
+inline std::tuple<Tensor, Tensor> time_linear_forward(
+    Tensor x, Tensor weight, std::optional<Tensor> bias, int64_t activation, bool keep) {
   check_time_linear(x, weight);
   const Tensor data = packed(x), w = packed(weight);
   if (bias) bias = packed(*bias);
   const int64_t batch = x.size(0), steps = x.size(1), dim = x.size(2), made = w.size(0);
   STD_TORCH_CHECK(!bias || bias->numel() == made, "time_linear: bias is not [O].");
+  const Epilogue epilogue(activation);
   return by_dtype("time_linear", x, [&](auto* null) {
     using T = std::remove_pointer_t<decltype(null)>;
-    Tensor result = torch::stable::new_empty(x, {batch, made, dim});
+    const auto results = epilogue.fresh(x, {batch, made, dim}, keep);
+    T *to = out<T>(std::get<0>(results)), *inputs = keep ? out<T>(std::get<1>(results)) : to;
     for_blocks(batch, product_samples(std::max(steps, made), dim), [&](int64_t, int64_t begin, int64_t end) {
       for (int64_t n = begin; n < end; ++n) {
-        Product<T> p{in<T>(w), steps, 1, in<T>(data) + n * steps * dim, dim, out<T>(result) + n * made * dim, dim, made, steps, dim, 1};
+        T* values = inputs + n * made * dim;
+        Product<T> p{in<T>(w), steps, 1, in<T>(data) + n * steps * dim, dim, values, dim, made, steps, dim, 1};
         p.by_row = bias ? in<T>(*bias) : nullptr;
         active().of<T>().product(p);
+        epilogue.forward(values, to + n * made * dim, made * dim);
       }
     });
-    return result;
+    return results;
   });
 }
 
-// Gradients of x, weight and bias; `needs` has bit 0 for x and bit 1 for the two others.
-inline std::tuple<Tensor, Tensor, Tensor> time_linear_backward(Tensor grad, Tensor x, Tensor weight, int64_t needs) {
+// Gradients of x, weight and bias; `needs` has bit 0 for x and bit 1 for the two others. The bias itself counts only for
+// the second derivative.
+inline std::tuple<Tensor, Tensor, Tensor> time_linear_backward(
+    Tensor grad, std::optional<Tensor> kept, Tensor x, Tensor weight, std::optional<Tensor>, int64_t activation, int64_t needs) {
   check_time_linear(x, weight);
   check_same("time_linear_backward", "grad", grad, x);
   const Tensor data = packed(x), w = packed(weight), given = packed(grad);
   const int64_t batch = x.size(0), steps = x.size(1), dim = x.size(2), made = w.size(0);
   STD_TORCH_CHECK(grad.numel() == batch * made * dim, "time_linear_backward: grad is not [N, O, D].");
+  const Epilogue epilogue(activation, kept, grad);
   return by_dtype("time_linear_backward", x, [&](auto* null) -> std::tuple<Tensor, Tensor, Tensor> {
     using T = std::remove_pointer_t<decltype(null)>;
     const Kernels<T>& kernels = active().of<T>();
@@ -51,8 +117,9 @@ inline std::tuple<Tensor, Tensor, Tensor> time_linear_backward(Tensor grad, Tens
     for_blocks(batch, size, [&](int64_t block, int64_t begin, int64_t end) {
       T* by_weight = partial.data() + block * each;
       std::vector<T> turned(needs & 2 ? steps * dim : 0);
+      Padded<T> room(made * dim, 0, 0, activation != kNone);
       for (int64_t n = begin; n < end; ++n) {
-        const T* g = in<T>(given) + n * made * dim;
+        const T* g = epilogue.backward(in<T>(given), n * made * dim, made * dim, room);
         const T* from = in<T>(data) + n * steps * dim;
         if (needs & 1)
           kernels.product({in<T>(w), 1, steps, g, dim, out<T>(grad_x) + n * steps * dim, dim, steps, made, dim, 1});
@@ -88,16 +155,15 @@ struct StepConv {
   }
 
   int64_t block() const { return product_samples(steps, std::max(in_dim, out_dim)); }
-};
+  int64_t in_size() const { return steps * in_dim; }
+  int64_t out_size() const { return steps * out_dim; }
 
-// One sample [steps, dim] with zeros before and after it; without padding the sample itself.
-template <class T>
-const T* padded(const T* from, int64_t steps, int64_t dim, int64_t before, int64_t after, std::vector<T>& space) {
-  if (before + after == 0) return from;
-  space.assign((before + steps + after) * dim, T(0));
-  std::copy_n(from, steps * dim, space.begin() + before * dim);
-  return space.data();
-}
+  // The first tap of the step t of x is at the step t - left.
+  template <class T>
+  Padded<T> room() const {
+    return {in_size(), left * in_dim, (reach - left) * in_dim, false};
+  }
+};
 
 // weight [O, I, W] as [W, I, O] (forward) or [W, O, I] (backward).
 template <class T>
@@ -111,21 +177,25 @@ std::vector<T> by_tap(const T* weight, const StepConv& c, bool forward) {
   return result;
 }
 
-inline Tensor step_conv_forward(Tensor x, Tensor weight, std::optional<Tensor> bias, int64_t dilation, int64_t left) {
+inline std::tuple<Tensor, Tensor> step_conv_forward(
+    Tensor x, Tensor weight, std::optional<Tensor> bias, int64_t dilation, int64_t left, int64_t activation, bool keep) {
   STD_TORCH_CHECK(x.dim() == 3 && weight.dim() == 3, "step_conv1d: x is not [N, T, I], or weight not [O, I, W].");
   const StepConv c(x, weight, dilation, left);
   const Tensor data = packed(x), w = packed(weight);
   if (bias) bias = packed(*bias);
   STD_TORCH_CHECK(!bias || bias->numel() == c.out_dim, "step_conv1d: bias is not [O].");
+  const Epilogue epilogue(activation);
   return by_dtype("step_conv1d", x, [&](auto* null) {
     using T = std::remove_pointer_t<decltype(null)>;
-    Tensor result = torch::stable::new_empty(x, {c.batch, c.steps, c.out_dim});
+    const auto results = epilogue.fresh(x, {c.batch, c.steps, c.out_dim}, keep);
+    T *to = out<T>(std::get<0>(results)), *inputs = keep ? out<T>(std::get<1>(results)) : to;
     const std::vector<T> taps = by_tap(in<T>(w), c, true);
     for_blocks(c.batch, c.block(), [&](int64_t, int64_t begin, int64_t end) {
-      std::vector<T> space;
+      Padded<T> room = c.room<T>();
+      const int64_t each = c.out_size();
       for (int64_t n = begin; n < end; ++n) {
-        const T* from = padded(in<T>(data) + n * c.steps * c.in_dim, c.steps, c.in_dim, c.left, c.reach - c.left, space);
-        Product<T> p{from, c.in_dim, 1, taps.data(), c.out_dim, out<T>(result) + n * c.steps * c.out_dim, c.out_dim};
+        const T* from = room.of(in<T>(data) + n * c.in_size()) - c.left * c.in_dim;
+        Product<T> p{from, c.in_dim, 1, taps.data(), c.out_dim, inputs + n * each, c.out_dim};
         p.rows = c.steps;
         p.inner = c.in_dim;
         p.columns = c.out_dim;
@@ -134,9 +204,10 @@ inline Tensor step_conv_forward(Tensor x, Tensor weight, std::optional<Tensor> b
         p.b_tap = c.in_dim * c.out_dim;
         p.by_column = bias ? in<T>(*bias) : nullptr;
         active().of<T>().product(p);
+        epilogue.forward(inputs + n * each, to + n * each, each);
       }
     });
-    return result;
+    return results;
   });
 }
 
@@ -152,14 +223,16 @@ void step_conv_by_weight(const StepConv& c, const T* g, const T* from, T* sums) 
     for (int64_t o = 0; o < c.out_dim; ++o) by_bias[o] += g[t * c.out_dim + o];
 }
 
-// Gradients of x, weight and bias; `needs` has bit 0 for x and bit 1 for the two others.
+// As time_linear_backward.
 inline std::tuple<Tensor, Tensor, Tensor> step_conv_backward(
-    Tensor grad, Tensor x, Tensor weight, int64_t dilation, int64_t left, int64_t needs) {
+    Tensor grad, std::optional<Tensor> kept, Tensor x, Tensor weight, std::optional<Tensor>, int64_t dilation, int64_t left,
+    int64_t activation, int64_t needs) {
   STD_TORCH_CHECK(x.dim() == 3 && weight.dim() == 3, "step_conv1d_backward: x is not [N, T, I], or weight not [O, I, W].");
   const StepConv c(x, weight, dilation, left);
   check_same("step_conv1d_backward", "grad", grad, x);
   const Tensor data = packed(x), w = packed(weight), given = packed(grad);
   STD_TORCH_CHECK(grad.numel() == c.batch * c.steps * c.out_dim, "step_conv1d_backward: grad is not [N, T, O].");
+  const Epilogue epilogue(activation, kept, grad);
   return by_dtype("step_conv1d_backward", x, [&](auto* null) -> std::tuple<Tensor, Tensor, Tensor> {
     using T = std::remove_pointer_t<decltype(null)>;
     Tensor grad_x = needs & 1 ? torch::stable::new_empty(x, x.sizes()) : nothing(x);
@@ -167,17 +240,18 @@ inline std::tuple<Tensor, Tensor, Tensor> step_conv_backward(
     const int64_t plane = c.out_dim * c.in_dim, each = needs & 2 ? c.width * plane + c.out_dim : 0;
     std::vector<T> partial(block_count(c.batch, c.block()) * each, T(0));
     for_blocks(c.batch, c.block(), [&](int64_t block, int64_t begin, int64_t end) {
-      std::vector<T> space, other;
+      Padded<T> room = c.room<T>();
+      Padded<T> grad_room(c.out_size(), (c.reach - c.left) * c.out_dim, c.left * c.out_dim, activation != kNone);
       for (int64_t n = begin; n < end; ++n) {
-        const T* g = in<T>(given) + n * c.steps * c.out_dim;
-        const T* from = in<T>(data) + n * c.steps * c.in_dim;
-        if (needs & 2)
-          step_conv_by_weight(c, g, padded(from, c.steps, c.in_dim, c.left, c.reach - c.left, space), partial.data() + block * each);
+        const T* g = epilogue.backward(in<T>(given), n * c.out_size(), c.out_size(), grad_room);
+        if (needs & 2) {
+          const T* from = room.of(in<T>(data) + n * c.in_size()) - c.left * c.in_dim;
+          step_conv_by_weight(c, g, from, partial.data() + block * each);
+        }
         if (!(needs & 1)) continue;
         // Tap j of the step t of x met the gradient of the step t + left - j · dilation.
-        const T* wide = padded(g, c.steps, c.out_dim, c.reach - c.left, c.left, other);
-        active().of<T>().product({wide + c.reach * c.out_dim, c.out_dim, 1, taps.data(), c.in_dim,
-                                  out<T>(grad_x) + n * c.steps * c.in_dim, c.in_dim, c.steps, c.out_dim, c.in_dim,
+        active().of<T>().product({g + c.left * c.out_dim, c.out_dim, 1, taps.data(), c.in_dim,
+                                  out<T>(grad_x) + n * c.in_size(), c.in_dim, c.steps, c.out_dim, c.in_dim,
                                   c.width, -c.dilation * c.out_dim, plane});
       }
     });

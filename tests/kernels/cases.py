@@ -329,29 +329,38 @@ def product_cases() -> list[Case]:
             rows.append(sum(parts, b.expand(x.shape[0], -1)))
         return torch.stack(rows, dim=1)
 
-    def conv(width: int, dilation: int, causal: bool) -> Case:
+    def conv(width: int, dilation: int, causal: bool, activation: str) -> Case:
+        padding = "causal" if causal else "same"
         return Case(
-            f"conv1d-{width}-{dilation}-{'causal' if causal else 'centred'}",
-            lambda x, w, b: kernels.conv1d(x, w, b, dilation=dilation, padding="causal" if causal else "same"),
-            lambda x, w, b: dense(x, w, b, dilation, causal),
+            f"conv1d-{width}-{dilation}-{'causal' if causal else 'centred'}-{activation}",
+            lambda x, w, b: kernels.conv1d(x, w, b, dilation=dilation, padding=padding, activation=activation),
+            lambda x, w, b: ACTIVATIONS[activation](dense(x, w, b, dilation, causal)),
             [[(n, t, i), (o, i, width), (o,)] for n, t, i, o in sizes],
         )
 
-    return [
-        conv(3, 1, True),
-        conv(2, 3, False),
-        Case(
-            "linear",
-            kernels.linear,
-            lambda x, w, b: torch.einsum("nti,oi->nto", x, w) + b,
+    def linear(activation: str) -> Case:
+        return Case(
+            f"linear-{activation}",
+            lambda x, w, b: kernels.linear(x, w, b, activation=activation),
+            lambda x, w, b: ACTIVATIONS[activation](torch.einsum("nti,oi->nto", x, w) + b),
             [[(n, t, i), (o, i), (o,)] for n, t, i, o in sizes],
-        ),
-        Case(
-            "time_linear",
-            kernels.time_linear,
-            lambda x, w, b: torch.einsum("ntd,ot->nod", x, w) + b.unsqueeze(1),
+        )
+
+    def over_time(activation: str) -> Case:
+        return Case(
+            f"time_linear-{activation}",
+            lambda x, w, b: kernels.time_linear(x, w, b, activation=activation),
+            lambda x, w, b: ACTIVATIONS[activation](torch.einsum("ntd,ot->nod", x, w) + b.unsqueeze(1)),
             [[(n, t, d), (o, t), (o,)] for n, t, d, o in sizes],
-        ),
+        )
+
+    return [
+        conv(3, 1, True, "none"),
+        conv(2, 3, False, "none"),
+        conv(3, 2, True, "relu"),
+        conv(2, 1, False, "gelu"),
+        *map(linear, ("none", "relu", "silu")),
+        *map(over_time, ("none", "relu", "gelu")),
     ]
 
 

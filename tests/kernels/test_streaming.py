@@ -97,8 +97,10 @@ def test_bad_arguments_of_the_others_are_named():
         kernels.depthwise_conv1d(x, noise(6, 4).double())
     with pytest.raises(InvalidArgument, match=r"dilation=0"):
         kernels.depthwise_conv1d(x, noise(6, 4), dilation=0)
-    with pytest.raises(InvalidArgument, match="activation='tanh'"):
-        kernels.depthwise_conv1d(x, noise(6, 4), activation="tanh")
+    tapped = (kernels.depthwise_conv1d, noise(6, 4)), (kernels.conv1d, noise(4, 6, 3))
+    for function, weight in (*tapped, (kernels.linear, noise(4, 6)), (kernels.time_linear, noise(4, 5))):
+        with pytest.raises(InvalidArgument, match="activation='tanh'"):
+            function(x, weight, activation="tanh")
     for function in (kernels.depthwise_conv1d, kernels.causal_conv1d_steps):
         with pytest.raises(InvalidArgument, match=r"weight has shape \(6, 0\) and so no tap"):
             function(x, noise(6, 0))

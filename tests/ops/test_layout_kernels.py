@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from foreblocks.darts import kernels
+from foreblocks.darts.ops.blocks import Linear, StepConv, TimeLinear, activated
 
 DTYPES = [torch.float32, torch.float64]
 
@@ -33,6 +34,10 @@ def test_conv1d(dtype: torch.dtype, stride: int, dilation: int, groups: int, pad
         got = kernels.conv1d(x, weight, bias, stride=stride, dilation=dilation, groups=groups, padding=padding)
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
         assert got.is_contiguous()
+        rectified = kernels.conv1d(
+            x, weight, bias, stride=stride, dilation=dilation, groups=groups, padding=padding, activation="relu"
+        )
+        torch.testing.assert_close(rectified, expected.relu(), rtol=1e-5, atol=1e-5)
         assert padding == "valid" or got.shape[1] == -(-length // stride)
 
 
@@ -79,3 +84,23 @@ def test_moving_average_repeats_the_edges(dtype: torch.dtype, kernel: int, lengt
     got = kernels.moving_average(x, kernel)
     torch.testing.assert_close(got, padded.unfold(1, kernel, 1).mean(dim=-1), rtol=1e-5, atol=1e-5)
     assert got.is_contiguous()
+
+
+@pytest.mark.parametrize(
+    "layer", [Linear(4, 3), TimeLinear(5, 2), StepConv(4, 3, 3, dilation=2), StepConv(4, 4, 3, depthwise=True)]
+)
+@pytest.mark.parametrize("activation", ["none", "relu", "gelu", "silu"])
+def test_a_hook_sees_what_the_layer_returns_before_its_activation(layer: torch.nn.Module, activation: str):
+    x = noise(2, 5, 4, dtype=torch.float32)
+    expected = {"none": lambda y: y, "relu": F.relu, "gelu": F.gelu, "silu": F.silu}[activation](layer(x))
+    torch.testing.assert_close(activated(layer, x, activation), expected)
+    seen: list[Tensor] = []
+    handle = layer.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    torch.testing.assert_close(activated(layer, x, activation), expected)
+    handle.remove()
+    torch.testing.assert_close(seen, [layer(x)])
+
+
+def test_a_linear_map_of_any_number_of_dimensions_has_its_activation():
+    layer, x = Linear(4, 3), noise(2, 3, 5, 4, dtype=torch.float32)
+    torch.testing.assert_close(activated(layer, x, "gelu"), F.gelu(F.linear(x, layer.weight, layer.bias)))

@@ -20,6 +20,7 @@ from ..kernels import (
     norm_act,
     time_linear,
 )
+from ..kernels._inputs import Activation, activate, activation_code
 
 NORM_EPS = 1e-6
 
@@ -44,7 +45,7 @@ class FeatureNorm(nn.RMSNorm):
         branch: Tensor,
         dropout: FeatureDropout | None = None,
         *,
-        activation: Literal["none", "relu", "gelu", "silu"] = "none",
+        activation: Activation = "none",
         gate: Tensor | None = None,
     ) -> Tensor:
         """Return ``norm(x + dropout(activation(branch) · sigmoid(gate)))``: the last lines of nearly every op.
@@ -124,9 +125,11 @@ class FeatureDropout(nn.Module):
 class Linear(nn.Linear):
     """``torch.nn.Linear`` over the features of ``[N, T, D]``, on the product that suits small widths."""
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``[..., I]`` to ``[..., O]``."""
-        return linear(x, self.weight, self.bias) if x.dim() == 3 else F.linear(x, self.weight, self.bias)
+    def forward(self, x: Tensor, activation: Activation = "none") -> Tensor:
+        """Map ``[..., I]`` to ``activation(W x + b)``, ``[..., O]``."""
+        if x.dim() == 3:
+            return linear(x, self.weight, self.bias, activation=activation)
+        return activate(F.linear(x, self.weight, self.bias), activation_code("activation", activation))
 
 
 class TimeLinear(nn.Module):
@@ -145,9 +148,9 @@ class TimeLinear(nn.Module):
         self.weight = nn.Parameter(torch.empty(steps_out, steps_in).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(steps_out).uniform_(-bound, bound))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map ``[N, steps_in, D]`` to ``[N, steps_out, D]``."""
-        return time_linear(x, self.weight, self.bias)
+    def forward(self, x: Tensor, activation: Activation = "none") -> Tensor:
+        """Map ``[N, steps_in, D]`` to ``activation(W x + b)``, ``[N, steps_out, D]``."""
+        return time_linear(x, self.weight, self.bias, activation=activation)
 
 
 class StepConv(nn.Module):
@@ -185,7 +188,7 @@ class StepConv(nn.Module):
         self.weight = nn.Parameter(torch.empty(dim_out, dim_in // self.groups, kernel).uniform_(-bound, bound))
         self.bias = nn.Parameter(torch.empty(dim_out).uniform_(-bound, bound))
 
-    def into(self, norm: FeatureNorm, x: Tensor, *, activation: Literal["none", "relu", "gelu", "silu"]) -> Tensor:
+    def into(self, norm: FeatureNorm, x: Tensor, *, activation: Activation) -> Tensor:
         """Return ``norm(activation(self(x)))`` in one pass; for a depthwise convolution of stride 1."""
         causal = self.padding == "causal"
         taps = self.weight.squeeze(1)
@@ -193,11 +196,11 @@ class StepConv(nn.Module):
             x, taps, norm.weight, self.bias, dilation=self.dilation, causal=causal, eps=NORM_EPS, before=activation
         )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, activation: Activation = "none") -> Tensor:
         """Map ``[N, T, dim_in]`` to ``[N, ceil(T / stride), dim_out]``."""
         if self.weight.shape[1] == 1 and self.groups == x.shape[-1] and self.stride == 1:
-            causal = self.padding == "causal"
-            return depthwise_conv1d(x, self.weight.squeeze(1), self.bias, dilation=self.dilation, causal=causal)
+            causal, taps = self.padding == "causal", self.weight.squeeze(1)
+            return depthwise_conv1d(x, taps, self.bias, dilation=self.dilation, causal=causal, activation=activation)
         return conv1d(
             x,
             self.weight,
@@ -206,7 +209,15 @@ class StepConv(nn.Module):
             dilation=self.dilation,
             groups=self.groups,
             padding=self.padding,
+            activation=activation,
         )
+
+
+def activated(layer: Linear | TimeLinear | StepConv, x: Tensor, activation: Activation) -> Tensor:
+    """Return ``activation(layer(x))``, in one pass unless a forward hook watches what the layer itself returns."""
+    if layer._forward_hooks:
+        return activate(layer(x), activation_code("activation", activation))
+    return layer(x, activation)
 
 
 class StepConvTranspose(nn.Module):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels import depthwise_conv1d
-from .blocks import FeatureDropout, Linear, StepConv, StepConvTranspose, check_length, rms_norm
+from .blocks import FeatureDropout, Linear, StepConv, StepConvTranspose, activated, check_length, rms_norm
 from .registry import register_op
 
 _MULTI_SCALE_KERNELS = (1, 3, 5, 7)
@@ -61,9 +61,9 @@ class TCN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[N, T, D]`` to ``[N, T, D]``."""
         first, *inner, last = self.blocks
-        y = F.relu(x + F.relu(first(x)))
+        y = F.relu(x + activated(first, x, "relu"))
         for block in inner:
-            y = y + F.relu(block(y))  # neither is below zero: the ReLU of the sum is the sum
+            y = y + activated(block, y, "relu")  # neither is below zero: the ReLU of the sum is the sum
         return self.norm.join(x, last(y), self.dropout, activation="relu")
 
 

@@ -6,7 +6,6 @@ import itertools
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels import time_linear
@@ -15,6 +14,7 @@ from .blocks import (
     Linear,
     SeriesDecomposition,
     TimeLinear,
+    activated,
     check_length,
     odd_kernel,
     pad_steps,
@@ -76,7 +76,7 @@ class _TimeMix(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[N, steps_in, D]`` to ``[N, steps_out, D]``."""
-        return self.leave(F.gelu(self.enter(x)))
+        return self.leave(activated(self.enter, x, "gelu"))
 
 
 @register_op("TimeMixer", family="mlp", cost=0.5)
@@ -129,7 +129,7 @@ class TimeMixer(nn.Module):
         total = seasons[-1] + trends[-1]
         for season, trend in zip(reversed(seasons[:-1]), reversed(trends[:-1]), strict=True):
             total = season + trend + _double(total, season.shape[1])
-        return self.norm.join(x, self.reduce(F.gelu(self.expand(total))), self.dropout)
+        return self.norm.join(x, self.reduce(activated(self.expand, total, "gelu")), self.dropout)
 
 
 class _BasisBlock(nn.Module):
@@ -149,7 +149,7 @@ class _BasisBlock(nn.Module):
         """Map ``[N, T, D]`` to what is left of it, ``[N, T, D]``, and the forecast's coefficients ``[N, P, D]``."""
         hidden = residual
         for layer in self.hidden:
-            hidden = F.relu(layer(hidden))
+            hidden = activated(layer, hidden, "relu")
         backcast, forecast = self.theta(hidden).chunk(2, dim=1)
         return residual - time_linear(backcast, self.basis), forecast
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .blocks import FeatureDropout, Linear, rms_norm
+from .blocks import FeatureDropout, Linear, activated, rms_norm
 from .registry import register_op
 
 
@@ -73,4 +73,4 @@ class ResidualMLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[N, T, D]`` to ``[N, T, D]``."""
-        return self.norm.join(x, self.reduce(F.gelu(self.expand(x))), self.dropout)
+        return self.norm.join(x, self.reduce(activated(self.expand, x, "gelu")), self.dropout)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels import time_linear
-from .blocks import FeatureDropout, Linear, TimeLinear, check_length, pad_steps, rms_norm
+from .blocks import FeatureDropout, Linear, TimeLinear, activated, check_length, pad_steps, rms_norm
 from .registry import register_op
 
 _PATCH = 16
@@ -95,7 +95,7 @@ class InvertedAttention(nn.Module):
         scores = torch.bmm(key.transpose(1, 2), query) / math.sqrt(self.width)  # [N, from, to]
         mixed = torch.bmm(value, torch.softmax(scores, dim=1))  # [N, E, D]
         hidden = self.attention_norm(x + self.merge(mixed))
-        return self.norm.join(hidden, self.reduce(F.gelu(self.expand(hidden))), self.dropout)
+        return self.norm.join(hidden, self.reduce(activated(self.expand, hidden, "gelu")), self.dropout)
 
 
 def _interpolation(length: int, patches: int, stride: int) -> Tensor:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..kernels import spectral_map, time_linear, wavelet_merge, wavelet_split
-from .blocks import FeatureDropout, Linear, check_length, rms_norm
+from .blocks import FeatureDropout, Linear, activated, check_length, rms_norm
 from .registry import register_op
 
 _WAVELET = "db2"
@@ -68,7 +68,7 @@ class Wavelet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[N, T, D]`` to ``[N, T, D]``."""
         check_length("Wavelet", x, self.length)
-        bands = [F.gelu(band(part)) for band, part in zip(self.bands, self.analyse(x), strict=True)]
+        bands = [activated(band, part, "gelu") for band, part in zip(self.bands, self.analyse(x), strict=True)]
         return self.norm.join(x, self.synthesise(bands), self.dropout)
 
 
@@ -173,8 +173,8 @@ class TimesNet(nn.Module):
         narrow = F.pad(self.entry(x), (0, 0, 0, 1))  # step T is the zero beyond the fold
         width = narrow.shape[-1]
         steps = self.neighbours[chosen].flatten(1).unsqueeze(-1)  # [N, K T 9, 1]
-        table = narrow.gather(1, steps.expand(-1, -1, width)).view(-1, self.selected, self.length, 9 * width)
-        folds = F.gelu(self.fold(table))  # [N, K, T, R]
+        table = narrow.gather(1, steps.expand(-1, -1, width)).view(-1, self.length, 9 * width)
+        folds = activated(self.fold, table, "gelu").unflatten(0, (-1, self.selected))  # [N, K, T, R]
         mixed = (folds * weights[:, :, None, None]).sum(dim=1)
         return self.norm.join(x, self.exit(mixed), self.dropout)
 
