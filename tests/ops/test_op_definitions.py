@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from foreblocks.darts.ops import build_op
-from foreblocks.darts.ops.blocks import FeatureDropout, SeriesDecomposition, odd_kernel
+from foreblocks.darts.ops.blocks import Dropout, FeatureDropout, SeriesDecomposition, odd_kernel
 from foreblocks.darts.ops.decomposition import polynomial_basis, seasonal_basis
 from foreblocks.darts.ops.spectral import fourier_basis
 
@@ -231,3 +231,33 @@ def test_dropout_drops_whole_features_and_keeps_the_mean():
     assert torch.equal(out, out[:, :1].expand(-1, 5, -1))
     assert out.unique().tolist() == pytest.approx([0.0, 4 / 3])
     assert out.mean().item() == pytest.approx(1.0, abs=0.05)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_single_elements_drop_at_the_rate_and_keep_the_mean(rate, dtype):
+    torch.manual_seed(0)
+    x = torch.ones(200, 37, 11, dtype=dtype, requires_grad=True)  # not a multiple of four
+    out = Dropout(rate)(x)
+    kept = out != 0
+    assert abs(kept.double().mean().item() - (1 - rate)) < 5 * (rate * (1 - rate) / x.numel()) ** 0.5
+    torch.testing.assert_close(out[kept], torch.full_like(out[kept], 1 / (1 - rate)), rtol=1e-2, atol=0)
+    assert out.double().mean().item() == pytest.approx(1.0, abs=0.05)
+    (gradient,) = torch.autograd.grad(out.sum(), x)
+    assert torch.equal(gradient, out)  # the mask and the scale, once more
+    # Neighbours share a draw of the generator, and must not share their fate.
+    flat = kept.flatten()[: 4 * (kept.numel() // 4)].view(-1, 4).double()
+    assert (torch.corrcoef(flat.T) - torch.eye(4)).abs().max() < 0.035  # five standard errors
+
+
+def test_dropout_of_elements_repeats_with_the_seed_and_rests_in_eval_mode():
+    x = torch.randn(5, 3)
+    torch.manual_seed(3)
+    first = Dropout(0.5)(x)
+    torch.manual_seed(3)
+    assert torch.equal(Dropout(0.5)(x), first)
+    assert not torch.equal(Dropout(0.5)(x), first)
+    for still in (Dropout(0.5).eval(), Dropout(0.0)):
+        assert still(x) is x
+    assert not Dropout(1.0)(x).any()
+    assert Dropout(0.5)(x[:0]).shape == (0, 3)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..ops.blocks import Dropout
 from .spec import Macro
 
 EMBEDDING_NOISE = 0.02
@@ -37,7 +38,7 @@ class FutureEffect(nn.Module):
         self.known = nn.Linear(macro.future_dim, macro.hidden_dim, bias=False)
         self.state = nn.Linear(macro.hidden_dim, macro.hidden_dim)
         self.channel_embedding = nn.Parameter(EMBEDDING_NOISE * torch.randn(series, macro.hidden_dim))
-        self.dropout = nn.Dropout(macro.dropout)
+        self.dropout = Dropout(macro.dropout)
         self.out = nn.Linear(macro.hidden_dim, macro.output_dim if mixed else 1, bias=False)
 
     def forward(self, tokens: Tensor, x_future: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .._core.errors import DataError
-from ..ops.blocks import rms_norm
+from ..ops.blocks import Dropout, rms_norm
 from .future import FutureEffect
 from .sequence import build_sequence
 from .spec import Macro
@@ -29,7 +29,7 @@ class Skeleton(nn.Module):
         self.macro = macro
         self.norm = SeriesNorm(macro.series_norm)
         self.stem = Stem(macro)
-        self.dropout = nn.Dropout(macro.dropout)
+        self.dropout = Dropout(macro.dropout)
         self.sequence = build_sequence(macro)
         self.final_norm = rms_norm(macro.hidden_dim)
         self.head = Head(macro, self.sequence.num_tokens_out)

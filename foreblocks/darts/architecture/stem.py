@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ..ops.blocks import Dropout
 from .spec import Macro
 
 STD_FLOOR = 1e-5
@@ -80,7 +81,7 @@ class Head(nn.Module):
         super().__init__()
         self.macro = macro
         outputs = macro.output_dim if macro.channel_mode == "mixed" else 1
-        self.dropout = nn.Dropout(macro.dropout)
+        self.dropout = Dropout(macro.dropout)
         self.time: nn.Linear | None = None
         if macro.channel_mode == "variate" or macro.head == "last":
             self.out = nn.Linear(macro.hidden_dim, macro.horizon * outputs)

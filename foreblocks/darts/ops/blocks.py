@@ -122,6 +122,26 @@ class FeatureDropout(nn.Module):
         return f"rate={self.rate}"
 
 
+class Dropout(nn.Dropout):
+    """Drop single elements, like ``torch.nn.Dropout`` with the multiple of 2⁻¹⁶ that is nearest to the given rate.
+
+    On a CPU four elements share one draw of the generator, 16 bits each: a third of the time of ``bernoulli_``, which
+    is what dropout costs. Everywhere else it is PyTorch's own.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map a tensor of any shape to its like; the identity in eval mode and at rate 0."""
+        if not self.training or self.p == 0.0:
+            return x
+        elsewhere = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+        dropped = round(self.p * 2**16)
+        if x.device.type != "cpu" or elsewhere or dropped == 2**16:
+            return super().forward(x)
+        bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+        keep = bits[: x.numel()].view(x.shape) >= dropped - 2**15
+        return x * keep.to(x.dtype).mul_(2**16 / (2**16 - dropped))
+
+
 class Linear(nn.Linear):
     """``torch.nn.Linear`` over the features of ``[N, T, D]``, on the product that suits small widths."""
 
