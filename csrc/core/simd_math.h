@@ -92,37 +92,32 @@ static inline Vec<float> clamped(Vec<float> x, float end) {
   return below < -end ? splat(-end) : below;
 }
 
+// 1/2 + v·P(v²)/Q(v²), the coefficients from the highest power down.
+static inline __attribute__((always_inline)) Vec<float> half_plus_odd_quotient(
+    Vec<float> v, const float (&above)[6], const float (&below)[6]) {
+  const Vec<float> z = v * v;
+  Vec<float> p = splat(above[0]), q = splat(below[0]);
+  for (int i = 1; i < 6; ++i) {
+    p = p * z + above[i];
+    q = q * z + below[i];
+  }
+  return v * p / q + 0.5f;
+}
+
 static inline Vec<float> vnormal(Vec<float> x) {
-  const Vec<float> v = clamped(x, 5.5f), z = v * v;
-  Vec<float> p = splat(2.2749340e-8f), q = splat(1.19750416e-6f);
-  p = p * z + 6.3521306e-6f;
-  q = q * z + 7.3647928e-5f;
-  p = p * z + 1.6882693e-4f;
-  q = q * z + 1.88445195e-3f;
-  p = p * z + 4.6772682e-3f;
-  q = q * z + 2.8645940e-2f;
-  p = p * z + 3.3852763e-2f;
-  q = q * z + 2.5152221e-1f;
-  p = p * z + 3.9894223e-1f;
-  q = q * z + 1.0f;
+  const Vec<float> half_plus = half_plus_odd_quotient(
+      clamped(x, 5.5f),
+      {2.2749340e-8f, 6.3521306e-6f, 1.6882693e-4f, 4.6772682e-3f, 3.3852763e-2f, 3.9894223e-1f},
+      {1.19750416e-6f, 7.3647928e-5f, 1.88445195e-3f, 2.8645940e-2f, 2.5152221e-1f, 1.0f});
   // Exactly 0 far below, since x·Φ(x) may multiply it by any number.
-  return x < -5.5f ? splat(0.0f) : v * p / q + 0.5f;
+  return x < -5.5f ? splat(0.0f) : half_plus;
 }
 
 static inline Vec<float> vgelu_slope(Vec<float> x) {
-  const Vec<float> v = clamped(x, 6.0f), z = v * v;
-  Vec<float> p = splat(1.9088523e-7f), q = splat(8.8874822e-6f);
-  p = p * z + 3.5850582e-5f;
-  q = q * z + 1.9351974e-4f;
-  p = p * z + 2.4183704e-5f;
-  q = q * z + 3.5287617e-3f;
-  p = p * z + 1.4209175e-2f;
-  q = q * z + 4.1064691e-2f;
-  p = p * z - 3.0743470e-2f;
-  q = q * z + 2.9480565e-1f;
-  p = p * z + 7.9788452e-1f;
-  q = q * z + 1.0f;
-  return v * p / q + 0.5f;
+  return half_plus_odd_quotient(
+      clamped(x, 6.0f),
+      {1.9088523e-7f, 3.5850582e-5f, 2.4183704e-5f, 1.4209175e-2f, -3.0743470e-2f, 7.9788452e-1f},
+      {8.8874822e-6f, 1.9351974e-4f, 3.5287617e-3f, 4.1064691e-2f, 2.9480565e-1f, 1.0f});
 }
 
 // The activations by their code. Called with a constant, all but one of the branches fall away.
