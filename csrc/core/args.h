@@ -91,7 +91,7 @@ struct Product {
   const T* by_row;
 };
 
-// Rows that make a product over the features worth its while; more would leave the second cache.
+// Rows that make a product over the features worth its while; two or four times as many win nothing.
 constexpr int64_t kSpectrumRows = 96;
 
 // A complex map on the frequencies of a series, see spectrum.h.
