@@ -71,7 +71,7 @@ static void spectrum_forward(const SpectrumArgs<T>& a, T* scratch, int64_t begin
       product<T>({a.forth, a.steps, 1, a.x + (n + k) * a.steps * dim, dim, spectrum + k * each, dim, waves, a.steps, dim, 1});
     filter_forward<T>(a, spectrum, samples, middle);
     product<T>({middle, row, 1, a.map, row, hidden, row, samples * a.modes, row, row, 1, 0, 0, false, a.bias});
-    along<T>(samples * each, [&](int64_t i, auto where) { put(middle + i, activate<T>(kGelu, get(hidden + i, where)), where); });
+    activation_forward<T>(kGelu, hidden, middle, samples * each);
     for (int64_t k = 0; k < samples; ++k)
       product<T>({a.back, waves, 1, middle + k * each, dim, a.out + (n + k) * a.made * dim, dim, a.made, waves, dim, 1});
   }
