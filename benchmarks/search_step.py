@@ -30,8 +30,9 @@ from foreblocks.darts import kernels
 from foreblocks.darts._core.memory import keep_freed_memory
 from foreblocks.darts._core.types import Batch
 from foreblocks.darts.architecture.build import build_network
+from foreblocks.darts.architecture.compiled import compiled_edges, edge_function, edge_tensors
 from foreblocks.darts.architecture.derive import derive_spec
-from foreblocks.darts.architecture.mixed_op import EdgeMix, MixedOp
+from foreblocks.darts.architecture.mixed_op import EdgeMix
 from foreblocks.darts.architecture.network import TimeSeriesDARTS
 from foreblocks.darts.config import DARTSTrainConfig
 from foreblocks.darts.evaluation.losses import get_loss_function
@@ -66,13 +67,16 @@ def network(mode: str, relaxation: str = "softmax") -> TimeSeriesDARTS:
     ).train()
 
 
+def stepper(mode: str, relaxation: str = "softmax") -> BilevelStepper:
+    config = DARTSTrainConfig()
+    state, loss = new_state(network(mode, relaxation), config), get_loss_function(config.loss_type)
+    return BilevelStepper(state, config, SearchPlan(10, 100), LoopLimits(batch_size=BATCH), loss)
+
+
 def searched(mode: str, relaxation: str) -> tuple[Call, Call]:
     """Return a weight step and an alpha step."""
-    config = DARTSTrainConfig()
-    state = new_state(network(mode, relaxation), config)
-    loss = get_loss_function(config.loss_type)
-    stepper = BilevelStepper(state, config, SearchPlan(10, 100), LoopLimits(batch_size=BATCH), loss)
-    return partial(stepper.weight_step, batch()), partial(stepper.alpha_step, batch())
+    made = stepper(mode, relaxation)
+    return partial(made.weight_step, batch()), partial(made.alpha_step, batch())
 
 
 def fixed(mode: str) -> Call:
@@ -241,27 +245,27 @@ def sharing(rounds: int) -> list[str]:
 
 
 def compiling(rounds: int) -> list[str]:
-    """Return eager over compiled for one edge whose weights are arguments."""
-    edge: MixedOp = network("encoder_only").edges[0]
-    names = [f"ops.{name}" for name, _ in edge.ops.named_parameters()]
-    parameters, x = list(edge.ops.parameters()), tokens()
-    weights = torch.softmax(torch.randn(len(OPS)), dim=0)
-
-    def run(z: Tensor, *values: Tensor) -> Tensor:
-        mix = EdgeMix(weights, list(range(len(OPS))))
-        return torch.func.functional_call(edge, dict(zip(names, values, strict=True)), (z, mix))
-
-    began = time.perf_counter()
-    compiled = torch.compile(run, fullgraph=True, dynamic=False)
+    """Return eager over compiled for an edge by itself, and for both steps of a search with ``compile="edge"``."""
+    edge, x = network("encoder_only").edges[0], tokens()
+    weights, parameters = torch.softmax(torch.randn(len(OPS)), dim=0), list(edge.ops.parameters())
+    mix = EdgeMix(weights, list(range(len(OPS))))
+    function = edge_function(edge.names, edge.dim, edge.length, edge.dropout)
     calls = {
-        "eager": both(lambda z: run(z, *parameters), x, parameters),
-        "compiled": both(lambda z: compiled(z, *parameters), x, parameters),
+        "edge": both(lambda z: edge(z, mix), x, parameters),
+        "compiled edge": both(lambda z: function(z, weights, *edge_tensors(edge.ops)), x, parameters),
     }
-    calls["compiled"]()
-    seconds = time.perf_counter() - began
-    ms = least_ms(calls, rounds)
-    ratio = f"{ms['eager']:.1f} / {ms['compiled']:.1f} = {ms['eager'] / ms['compiled']:.2f}"
-    return [f"compiled edge (eager / compiled): {ratio}, after {seconds:.0f} s of compiling"]
+    (calls["weight step"], calls["alpha step"]), made = searched("encoder_only", "softmax"), stepper("encoder_only")
+    began = time.perf_counter()
+    with compiled_edges(made.state.model.edges, partial(made.rehearse, batch(), batch())):
+        seconds = time.perf_counter() - began
+        calls["compiled weight step"] = partial(made.weight_step, batch())
+        calls["compiled alpha step"] = partial(made.alpha_step, batch())
+        ms = least_ms(calls, rounds)
+    rows = [f"compile='edge' (eager / compiled), after {seconds:.0f} s of compiling for the steps:"]
+    for name in ("edge", "weight step", "alpha step"):
+        eager, compiled = ms[name], ms[f"compiled {name}"]
+        rows.append(f"  {name}: {eager:.1f} / {compiled:.1f} = {eager / compiled:.2f}")
+    return rows
 
 
 def usual(calls: Sequence[Call], rounds: int) -> float:

@@ -271,8 +271,9 @@ def test_the_method_of_the_search_reaches_it(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(DARTSTrainer, "multi_fidelity_search", search)
     data = ["search", "--data", str(write_csv(tmp_path / "x.csv")), "--lookback", "24", "--horizon", "4"]
     assert main(data) == 2
-    assert (seen["relaxation"], seen["perturbation"]) == ("softmax", "none")
-    assert main([*data, "--relaxation", "drnas", "--perturbation", "random"]) == 2
+    assert (seen["relaxation"], seen["perturbation"], seen["compile"]) == ("softmax", "none", "none")
+    assert main([*data, "--relaxation", "drnas", "--perturbation", "random", "--compile", "edge"]) == 2
+    assert seen["compile"] == "edge"
     assert (seen["relaxation"], seen["perturbation"], seen["seasonal_period"]) == ("drnas", "random", 24)
     assert main([*data, "--period", "0"]) == 2
     assert seen["seasonal_period"] == 0  # refused by the search, not replaced

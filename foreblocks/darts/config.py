@@ -30,6 +30,7 @@ DEFAULT_FFN_VARIANTS: list[str] = ["auto"]
 
 RELAXATIONS = ("softmax", "gdas", "drnas", "pc", "fair")
 PERTURBATIONS = ("none", "random", "adversarial")
+COMPILE_MODES = ("none", "edge")
 ALPHA_INITS = ("noise", "zero_cost")
 SEARCH_BASELINES = ("random", "random_ws", "evolution")
 IMPUTE_METHODS = ("linear", "ffill")
@@ -145,6 +146,8 @@ class DARTSTrainConfig(PlainConfig):
     perturbation: str = "none"  #: noise on the alphas in weight steps, out of ``PERTURBATIONS``
     perturbation_radius: float = 0.3  #: its largest size, reached at the end of the search
     perturbation_steps: int = 7  #: ascent steps of the adversarial one, each a forward and backward pass
+    #: ``edge`` runs mixtures by ``torch.compile``: slower on the CPU that was measured, see ``docs/kernels.md``
+    compile: str = "none"
     #: growth of the curvature of the alphas from which they go back and stop, if they turn to Identity; None: never
     collapse_growth: float | None = 1.3
     alpha_init: str = "noise"  #: where the alphas start, out of ``ALPHA_INITS``
@@ -166,6 +169,7 @@ class DARTSTrainConfig(PlainConfig):
         self._reals("hybrid_pruning_base_threshold", low=0.0, high=1.0)
         self._reals("perturbation_radius", low=0.0)
         check_choice("perturbation", self.perturbation, PERTURBATIONS)
+        check_choice("compile", self.compile, COMPILE_MODES)
         check_choice("alpha_init", self.alpha_init, ALPHA_INITS)
         chosen_relaxation(self.use_gdas, self.relaxation)
         self._ints("collapse_every", low=0, optional=True)

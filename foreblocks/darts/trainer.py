@@ -326,6 +326,7 @@ class DARTSTrainer:
         collapse_growth: float | None = 1.3,
         collapse_every: int | None = None,
         alpha_init: str = "noise",
+        compile: str = "none",
         config: DARTSTrainConfig | None = None,
         seed: int = 0,
         max_train_batches: int | None = None,
@@ -338,6 +339,7 @@ class DARTSTrainer:
         ``seed`` decides batch order, dropout and samples; ``max_train_batches`` and ``max_val_batches`` bound an
         epoch. ``relaxation`` (or ``use_gdas=True``) switches the model to another one; else its own is kept.
         ``alpha_init="zero_cost"`` lets the alphas start from how much each op matters at initialisation.
+        ``compile="edge"`` pays only where a timing says so: it lost on the CPU that we measured (``docs/kernels.md``).
 
         Returns:
             The documented dictionary: ``model, final_architecture, train_losses, val_losses, alpha_values,

@@ -84,8 +84,8 @@ EFFECTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "max_train_batches": (2, {}),
     "max_val_batches": (1, {}),
 }
-#: keywords whose effect is seen elsewhere: in the log, on CUDA, in the events
-SEEN_ELSEWHERE = {"verbose", "use_amp", "callbacks"}
+#: keywords whose effect is seen elsewhere: in the log, on CUDA, in the events, in rounding (training/test_compile.py)
+SEEN_ELSEWHERE = {"verbose", "use_amp", "callbacks", "compile"}
 WORKS = [name for name in PARAMETERS if keyword("train_darts_model", name).status == "works"]
 ALIASES: dict[str, Any] = {
     "weight_decay": 0.5,

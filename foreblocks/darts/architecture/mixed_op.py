@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,18 @@ class EdgeMix:
 
     weights: Tensor
     indices: Sequence[int]
+
+
+class EdgeForm(Protocol):
+    """Another way to compute a mixture (``compiled.CompiledEdge``)."""
+
+    def takes(self, ops: nn.ModuleDict, x: Tensor, mix: EdgeMix) -> bool:
+        """Return whether it computes this mixture."""
+        ...
+
+    def __call__(self, ops: nn.ModuleDict, x: Tensor, weights: Tensor) -> Tensor:
+        """Return ``Σ weights[k] · op_k(x)`` over all ops."""
+        ...
 
 
 class MixedOp(nn.Module):
@@ -90,6 +102,7 @@ class MixedOp(nn.Module):
         self._forced: int | None = None
         self._dropped: int | None = None
         self._running: list[int] = list(range(count))
+        self._compiled: EdgeForm | None = None
         self.register_load_state_dict_post_hook(_refresh_running)
 
     def arch_parameters(self) -> Iterator[nn.Parameter]:
@@ -129,6 +142,10 @@ class MixedOp(nn.Module):
         if index is not None and not 0 <= index < len(self.names):
             raise InvalidArgument(f"index={index} must be between 0 and {len(self.names) - 1}.")
         self._dropped = index
+
+    def set_compiled(self, form: EdgeForm | None) -> None:
+        """Let ``form`` compute the mixtures that it takes while training (None: every one is computed here)."""
+        self._compiled = form
 
     @property
     def undecided(self) -> bool:
@@ -181,6 +198,8 @@ class MixedOp(nn.Module):
             (mix,) = mixtures([self])
         if not mix.indices:
             return torch.zeros_like(x)
+        if self._compiled is not None and self.training and self._compiled.takes(self.ops, x, mix):
+            return self._compiled(self.ops, x, mix.weights.to(x.dtype))
         outputs = [self.ops[self.names[k]](x) for k in mix.indices]
         return kernels.mixed_sum(outputs, mix.weights.to(x.dtype))
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from .._core.errors import DartsError
 from .._core.memory import keep_freed_memory
-from ..config import PERTURBATIONS, RELAXATIONS, SEARCH_BASELINES
+from ..config import COMPILE_MODES, PERTURBATIONS, RELAXATIONS, SEARCH_BASELINES
 from .arguments import ArgumentFile, add_resume, run_folder, stored_arguments
 from .predict import add_predict
 from .show import add_show
@@ -82,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--seed", type=int, default=0, help="decides candidates, weights and batches")
     run.add_argument("--workers", type=int, default=2, help="worker processes of the search phases")
     run.add_argument("--threads", type=int, default=1, help="torch threads of each final training")
+    run.add_argument("--compile", choices=COMPILE_MODES, default="none", help="edge: search steps by torch.compile")
     run.add_argument("--device", default="auto", help="auto, cpu, cuda")
     run.add_argument("--run-dir", help="folder for the run; default: runs/<name>-<seed>, numbered")
     add_resume(commands, _resume)
@@ -149,6 +150,7 @@ def _search(a: argparse.Namespace, *, resume: bool = False) -> int:
             final_loss_type=a.loss,
             relaxation=a.relaxation,
             perturbation=a.perturbation,
+            compile=a.compile,
             final_learning_rate=a.learning_rate,
             final_patience=a.patience,
             callbacks=[progress, interrupts, ArgumentFile(a, folder)],

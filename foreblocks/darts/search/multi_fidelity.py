@@ -12,6 +12,7 @@ from typing import Any
 from .._core.errors import SearchFailed
 from .._core.logging import get_logger
 from .._core.types import WindowSource
+from ..architecture.compiled import check_compiler
 from ..training.events import Event, emit
 from .candidates import CandidateConfig, make_candidates, report_misfits
 from .derivation import derive_survivors
@@ -57,8 +58,10 @@ def run_multi_fidelity_search(
         SearchFailed: no candidate could be scored, or every promoted one failed.
         DataError: a batch is not finite, or the database of the run folder is damaged.
         InvalidArgument: the run folder or ``stats_dir`` cannot be written, or the folder holds a search that is not to
-            be resumed, is another one, or is running (before any work).
+            be resumed, is another one, or is running (before any work); ``compile="edge"`` without a compiler.
     """
+    if settings.train.compile != "none":
+        check_compiler(settings.limits.device)
     progress = Progress() if progress is None else progress
     statistics = SearchStatistics(settings.search) if settings.search.collect_stats else None
     if settings.run_dir is None:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .._core.errors import InvalidArgument
-from .._core.seeding import derive_seed
+from .._core.seeding import derive_seed, seeded
 from .._core.types import Batch
 from ..architecture.network import TimeSeriesDARTS
 from ..architecture.sequence import moe_balance_loss
@@ -297,6 +297,22 @@ class BilevelStepper:
         state.arch_optimizer.zero_grad(set_to_none=True)
         state.alpha_steps += 1
         return loss.detach()
+
+    def rehearse(self, weights: Batch, alphas: Batch) -> None:
+        """Make the passes of a weight step and of an alpha step, forward and backward; nothing is changed by them."""
+        model = self.state.model
+        was_training = model.training
+        model.train()
+        try:
+            with seeded("rehearsal", self.limits.seed):
+                for on, off, batch in ((self._weights, self._alphas, weights), (self._alphas, self._weights, alphas)):
+                    _require_grad(off, False)
+                    if on:
+                        torch.autograd.grad(self._loss(batch), on, allow_unused=True)
+                    _require_grad(off, True)
+        finally:
+            model.train(was_training)
+            _require_grad([*self._weights, *self._alphas], True)
 
     def _unrolled(self, batch: Batch, ahead: Batch) -> Tensor:
         """Return the loss after the unrolled step as a function whose gradient is ∇_α of first and second order."""

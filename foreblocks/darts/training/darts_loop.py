@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,9 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from .._core.errors import DataError, DivergedError, check_int
-from .._core.logging import get_logger
+from .._core.logging import get_logger, log_once
 from .._core.seeding import generator, seeded
 from .._core.types import WindowSource
+from ..architecture.compiled import compiled_edges
 from ..architecture.derive import derived_path, searched_mixture
 from ..architecture.network import TimeSeriesDARTS
 from ..config import DARTSTrainConfig
@@ -79,6 +82,7 @@ def search_epochs(
     Raises:
         DivergedError: the loss stopped being finite.
         DataError: a batch is not finite.
+        InvalidArgument: ``compile="edge"`` was asked for, and does not compile here (before the first step).
     """
     plan = data.plan(config, limits)
     stepper = BilevelStepper(state, config, plan, limits, get_loss_function(config.loss_type))
@@ -86,28 +90,47 @@ def search_epochs(
     watch = _watch(stepper, data)
     validate = partial(mean_loss, state.model, data.val, batches, stepper.loss_fn, limits=limits, role="validation")
     end = config.epochs if until is None else until
-    while state.epoch < end and state.bad_epochs < config.patience:
-        epoch = state.epoch
-        temperature = state.model.schedule_temperature(epoch, plan.epochs, config.temperature_schedule)
-        if epoch % SNAPSHOT_EVERY == 0:
-            state.history["alpha_values"].append(alpha_snapshot(state.model))
-        with seeded("search", limits.seed, epoch):
-            train_loss = _epoch(stepper, data, epoch, watch)
-        val_loss = validate()
-        check_finite_loss(val_loss, f"the validation of epoch {epoch + 1}")
-        state.epoch += 1
-        state.history["train_losses"].append(train_loss)
-        state.history["val_losses"].append(val_loss)
-        state.history["temperatures"].append(temperature)
-        record_epoch(state.history, state.model, state.collapse)
-        _remember(state, val_loss)
-        if config.use_swa and state.epoch > config.epochs // 2:
-            _remember_average(state, validate)
-        _prune(state, config)
-        emit(callbacks, Event.EPOCH_END, epoch=state.epoch, epochs=end, train_loss=train_loss, val_loss=val_loss)
-        if config.verbose:
-            logger.info("search epoch %d/%d: train %.4f, validation %.4f", state.epoch, end, train_loss, val_loss)
+    with _compiling(stepper, data):
+        while state.epoch < end and state.bad_epochs < config.patience:
+            epoch = state.epoch
+            temperature = state.model.schedule_temperature(epoch, plan.epochs, config.temperature_schedule)
+            if epoch % SNAPSHOT_EVERY == 0:
+                state.history["alpha_values"].append(alpha_snapshot(state.model))
+            with seeded("search", limits.seed, epoch):
+                train_loss = _epoch(stepper, data, epoch, watch)
+            val_loss = validate()
+            check_finite_loss(val_loss, f"the validation of epoch {epoch + 1}")
+            state.epoch += 1
+            state.history["train_losses"].append(train_loss)
+            state.history["val_losses"].append(val_loss)
+            state.history["temperatures"].append(temperature)
+            record_epoch(state.history, state.model, state.collapse)
+            _remember(state, val_loss)
+            if config.use_swa and state.epoch > config.epochs // 2:
+                _remember_average(state, validate)
+            _prune(state, config)
+            emit(callbacks, Event.EPOCH_END, epoch=state.epoch, epochs=end, train_loss=train_loss, val_loss=val_loss)
+            if config.verbose:
+                logger.info("search epoch %d/%d: train %.4f, validation %.4f", state.epoch, end, train_loss, val_loss)
     return state
+
+
+def _compiling(stepper: BilevelStepper, data: SearchData) -> AbstractContextManager[object]:
+    """Return a block in which the edges run as ``config.compile`` says."""
+    config, limits, model = stepper.config, stepper.limits, stepper.state.model
+    if config.compile == "none":
+        return nullcontext()
+    if model.relaxation == "gdas" or not any(edge.undecided for edge in model.edges):
+        logger.warning(
+            "compile='edge' has no effect: a single op runs on every edge (relaxation=%r).", model.relaxation
+        )
+        return nullcontext()
+    if config.hessian_penalty_weight or config.perturbation == "adversarial":
+        log_once(logger, logging.INFO, "compile='edge' leaves passes with gradients of weights and alphas eager.")
+    size = limits.batch_size
+    weights = read_batch(data.train, data.weight_rows[:size], role="train", batch=0).to(limits.device)
+    alphas = read_batch(data.arch, data.arch_rows[:size], role=data.arch_role, batch=0).to(limits.device)
+    return compiled_edges(model.edges, partial(stepper.rehearse, weights, alphas))
 
 
 def _watch(stepper: BilevelStepper, data: SearchData) -> CollapseWatch | None:
