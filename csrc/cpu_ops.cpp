@@ -8,6 +8,7 @@
 
 #include "glue/attention.h"
 #include "glue/depthwise_norm.h"
+#include "glue/gated.h"
 #include "glue/mixed_sum.h"
 #include "glue/norm.h"
 #include "glue/products.h"
@@ -45,6 +46,8 @@ static const Table* best() {
 STABLE_TORCH_LIBRARY_IMPL(foreblocks_darts, CPU, m) {
   m.impl("mixed_sum", TORCH_BOX(&foreblocks::mixed_sum_forward));
   m.impl("mixed_sum_backward", TORCH_BOX(&foreblocks::mixed_sum_backward));
+  m.impl("gated_act", TORCH_BOX(&foreblocks::gated_forward));
+  m.impl("gated_act_backward", TORCH_BOX(&foreblocks::gated_backward));
   m.impl("norm_act", TORCH_BOX(&foreblocks::norm_act_forward));
   m.impl("norm_act_backward", TORCH_BOX(&foreblocks::norm_act_backward));
   m.impl("depthwise_conv1d", TORCH_BOX(&foreblocks::depthwise_forward));

@@ -9,6 +9,7 @@ from .causal import causal_conv1d, causal_conv1d_steps, causal_conv1d_update
 from .depthwise import depthwise_conv1d
 from .depthwise_norm import depthwise_norm_act
 from .dispatch import KernelUnavailable
+from .gates import gated_act
 from .mixture import mixed_sum
 from .norms import norm_act
 from .products import conv1d, linear, time_linear
@@ -30,6 +31,7 @@ __all__ = [
     "conv_transpose1d",
     "depthwise_conv1d",
     "depthwise_norm_act",
+    "gated_act",
     "linear",
     "mixed_sum",
     "moving_average",

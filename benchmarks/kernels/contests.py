@@ -265,6 +265,16 @@ def products() -> list[Contest]:
     ]  # fmt: skip
 
 
+def gate() -> Contest:
+    def halves(x: Tensor) -> Tensor:
+        gate, value = x.chunk(2, dim=-1)
+        return F.silu(gate) * value
+
+    return Contest(
+        "gated_act [32, 96, 176], SiLU", kernels.gated_act, {"chunk": halves}, "chunk", [leaf(32, 96, 176)], (2.2, 2.0)
+    )
+
+
 def edge() -> Contest:
     names = ["Identity", "TimeConv", "TCN", "DLinear", "Fourier"]
     torch.manual_seed(0)
@@ -307,5 +317,6 @@ def contests() -> list[Contest]:
         attention(32, 96, 2.0),
         attention(224, 12, 3.5),
         *products(),
+        gate(),
         edge(),
     ]

@@ -43,6 +43,8 @@ static constexpr Kernels<T> kernels() {
   k.transpose = transpose<T>;
   k.activation_forward = activation_forward<T>;
   k.activation_backward = activation_backward<T>;
+  k.gated_forward = gated_forward<T>;
+  k.gated_backward = gated_backward<T>;
   k.spectrum_forward = spectrum_forward<T>;
   k.spectrum_backward = spectrum_backward<T>;
   k.scan_forward = scan_forward<T>;

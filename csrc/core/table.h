@@ -53,6 +53,9 @@ struct Kernels {
   // to[i] = activation(from[i]), and to[i] = grad[i] · slope(kept[i]); ReLU may have kept its result.
   void (*activation_forward)(int64_t kind, const T* from, T* to, int64_t count);
   void (*activation_backward)(int64_t kind, const T* grad, const T* kept, T* to, int64_t count);
+  // Rows [gate, value] of x, each `width` wide; `to` has the layout of x.
+  void (*gated_forward)(int64_t kind, const T* x, T* out, int64_t width, int64_t rows);
+  void (*gated_backward)(int64_t kind, const T* grad, const T* x, T* to, int64_t width, int64_t rows);
   // Samples [begin, end); scratch holds 3 · together() spectra. Backward adds to sums, which may be null.
   void (*spectrum_forward)(const SpectrumArgs<T>& a, T* scratch, int64_t begin, int64_t end);
   void (*spectrum_backward)(const SpectrumArgs<T>& a, T* sums, T* scratch, int64_t begin, int64_t end);

@@ -409,6 +409,25 @@ def spectrum_cases() -> list[Case]:
     ]
 
 
+def gate_cases() -> list[Case]:
+    # A last size is twice the width of a half.
+    sizes = [(2, 3, 4), (1, 1, 34), (7, 6, 2), (3, 9, 30), (2, 33, 176)]
+
+    def case(activation: str) -> Case:
+        def naive(x: Tensor) -> Tensor:
+            width = x.shape[2] // 2
+            return ACTIVATIONS[activation](x[:, :, :width]) * x[:, :, width:]
+
+        return Case(
+            f"gated_act-{activation}",
+            lambda x: kernels.gated_act(x, activation=activation),
+            naive,
+            [[size] for size in sizes],
+        )
+
+    return [case(activation) for activation in ("silu", "gelu", "relu")]
+
+
 def naive_attention(
     q: Tensor, k: Tensor, v: Tensor, heads: int, scale: float, rotary: bool, seen: Callable[[int], range]
 ) -> Tensor:
@@ -495,6 +514,7 @@ CASES = [
     *scan_cases(),
     *conv_cases(),
     *product_cases(),
+    *gate_cases(),
     *spectrum_cases(),
     *attention_cases(),
 ]

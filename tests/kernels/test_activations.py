@@ -17,14 +17,15 @@ from .tools import gradients, needs_native, noise
 pytestmark = [pytest.mark.kernels, needs_native]
 
 
-# Each with a weight that is the identity, so only the activation is left.
+# Each with a weight that is the identity, or a gate for ones, so only the activation is left.
 IDENTITIES: dict[str, Callable[[Tensor, str], Tensor]] = {
     "depthwise": lambda x, a: kernels.depthwise_conv1d(x, torch.ones(x.shape[2], 1), activation=a),
     "linear": lambda x, a: kernels.linear(x, torch.eye(x.shape[2]), activation=a),
     "conv1d": lambda x, a: kernels.conv1d(x, torch.eye(x.shape[2]).unsqueeze(2), activation=a),
     "time_linear": lambda x, a: kernels.time_linear(x, torch.eye(x.shape[1]), activation=a),
+    "gated_act": lambda x, a: kernels.gated_act(torch.cat([x, torch.ones_like(x)], dim=2), activation=a),
 }
-PRODUCTS = [name for name in IDENTITIES if name != "depthwise"]
+PRODUCTS = ["linear", "conv1d", "time_linear"]
 
 
 @pytest.mark.parametrize("name", IDENTITIES)
@@ -44,7 +45,7 @@ def test_value_and_slope_everywhere(name: str, activation: str, dim: int):
     assert float((by_x - by_exact).abs().max()) < 1e-6
 
 
-@pytest.mark.parametrize("name", PRODUCTS)
+@pytest.mark.parametrize("name", [*PRODUCTS, "gated_act"])
 @pytest.mark.parametrize("activation", ["relu", "gelu", "silu"])
 def test_what_is_not_a_number_has_the_slope_of_torch(name: str, activation: str):
     nan = float("nan")
@@ -55,7 +56,7 @@ def test_what_is_not_a_number_has_the_slope_of_torch(name: str, activation: str)
     torch.testing.assert_close(gradients(got, [x], cotangent), gradients(expected, [x], cotangent), equal_nan=True)
 
 
-@pytest.mark.parametrize("name", PRODUCTS)
+@pytest.mark.parametrize("name", [*PRODUCTS, "gated_act"])
 def test_relu_stops_an_infinite_gradient(name: str):
     x = torch.tensor([-1.0, 0.0, 2.0]).view(3, 1, 1).requires_grad_()
     (got,) = gradients(IDENTITIES[name](x, "relu"), [x], torch.full((3, 1, 1), float("inf")))

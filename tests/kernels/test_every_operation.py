@@ -46,7 +46,8 @@ def test_odd_sizes_are_tried(word: str):
     samples, steps, features = ({shape[k] for shape in tried if len(shape) == 3} for k in range(3))
     assert {1, 7} <= samples
     assert 1 in steps
-    assert {1, 15, 17} <= features
+    halves = 2 if word == "gated_act" else 1  # whose rows are two halves of one width
+    assert {1, 15, 17} <= {size // halves for size in features}
 
 
 @pytest.mark.parametrize("word", FIRST)
@@ -103,6 +104,7 @@ CALLS: dict[str, tuple[Callable[..., object], Arguments]] = {
     ),
     "mixed_sum": (lambda weights, x: kernels.mixed_sum([x, x], weights), {"weights": noise(2), "x": X}),
     "softmax_attention": (lambda **qkv: kernels.softmax_attention(**qkv, heads=2), {"q": X, "k": X, "v": X}),
+    "gated_act": (kernels.gated_act, {"x": X}),
     "saliency": (lambda params, grads: kernels.saliency([params], [grads]), {"params": X, "grads": X}),
 }  # fmt: skip
 WRONG = [(name, argument) for name, (_, arguments) in CALLS.items() for argument in arguments]
@@ -113,7 +115,7 @@ def test_every_operation_is_called():
 
 
 # Any shape is right for these: the other arguments have to fit to it.
-FREE = [("norm_act", "x"), ("mixed_sum", "x"), ("saliency", "params")]
+FREE = [("norm_act", "x"), ("gated_act", "x"), ("mixed_sum", "x"), ("saliency", "params")]
 
 
 @pytest.mark.parametrize(("name", "argument"), [pair for pair in WRONG if pair not in FREE])
@@ -124,7 +126,8 @@ def test_a_wrong_shape_names_the_argument(name: str, argument: str):
         function(**arguments | {argument: arguments[argument].unsqueeze(0)})
 
 
-ALONE = ("moving_average", "selective_scan")  # the first has one tensor, the second takes the dtype of u for all
+# The first two have one tensor, the third takes the dtype of u for all.
+ALONE = ("moving_average", "gated_act", "selective_scan")
 
 
 @pytest.mark.parametrize(("name", "argument"), [pair for pair in WRONG if pair[0] not in ALONE])

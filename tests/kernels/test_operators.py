@@ -13,6 +13,7 @@ from foreblocks.darts.kernels import (
     averages,
     depthwise,
     depthwise_norm,
+    gates,
     mixture,
     norms,
     products,
@@ -66,6 +67,8 @@ def calls(dtype: torch.dtype = torch.float32) -> list[tuple[Any, tuple[Any, ...]
         (norms._BACKWARD, (made(2, 5, 6, seed=7), stats, *norm, 15)),
         (depthwise._FORWARD, (x, w, b, 2, 4, 2)),
         (depthwise._BACKWARD, (made(2, 5, 6, seed=7), x, w, b, 2, 4, 2, True)),
+        (gates._FORWARD, (x, 3)),
+        (gates._BACKWARD, (made(2, 5, 3), x, 2)),
         (depthwise_norm._FORWARD, (x, w, b, row, made(6, seed=20), 1, 2, False, 1e-6, 2, 1)),
         (depthwise_norm._BACKWARD, (made(2, 5, 6, seed=7), stats, x, w, b, row, None, 1, 2, True, 1e-6, 2, 1, True)),
         (wavelets._FORWARD, (x, made(2, 4).detach(), True)),
@@ -115,6 +118,8 @@ def test_what_would_be_read_beyond_its_end_is_refused():
         depthwise._BACKWARD(x, x, w[:, :0], None, 1, 0, 0, True)
     with pytest.raises(RuntimeError, match="weight has another dtype"):
         depthwise_norm._FORWARD(x.double(), w, None, noise(6).double(), None, 1, 2, False, 1e-6, 0, 0)
+    with pytest.raises(RuntimeError, match=r"grad is not \[..., W\]"):
+        gates._BACKWARD(noise(2, 4, 3), x, 3)
     bounds = torch.zeros(5, dtype=torch.int64), torch.full((5,), 6)
     with pytest.raises(RuntimeError, match="a bound is out of range"):
         attention._FORWARD(x, x, x, *bounds, 3, 0.5, False)

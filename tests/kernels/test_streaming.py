@@ -110,6 +110,11 @@ def test_bad_arguments_of_the_others_are_named():
         kernels.depthwise_norm_act(x, noise(6, 0), noise(6))
     with pytest.raises(InvalidArgument, match="no tap"):
         kernels.conv1d(x, noise(4, 6, 0))
+    for odd in (noise(2, 5), noise()):
+        with pytest.raises(InvalidArgument, match=r"x has shape .* it must be \[\.\.\., 2 W\]"):
+            kernels.gated_act(odd)
+    with pytest.raises(InvalidArgument, match="activation='tanh'"):
+        kernels.gated_act(x, activation="tanh")
     with pytest.raises(InvalidArgument, match="groups=4 must divide I = 6 and O = 4"):
         kernels.conv1d(x, noise(4, 1, 3), groups=4)
     with pytest.raises(InvalidArgument, match="x has 5 steps; with padding='valid' it needs at least 9"):

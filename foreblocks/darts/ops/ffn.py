@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .._core.errors import check_int
+from ..kernels import gated_act
 from .blocks import FeatureDropout, Linear
 
 
@@ -43,8 +44,7 @@ class SwiGLU(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``[N, T, D]`` to ``[N, T, D]``."""
-        gate, value = self.up(x).chunk(2, dim=-1)
-        return self.dropout(self.down(F.silu(gate) * value))
+        return self.dropout(self.down(gated_act(self.up(x))))
 
 
 @final
@@ -91,8 +91,7 @@ class MoE(nn.Module):
         top, index = logits.topk(self.top_k, dim=-1)
         routed = torch.zeros_like(logits).scatter(-1, index, torch.softmax(top, dim=-1))
         weights = torch.cat([torch.ones_like(top[..., :1]), routed], dim=-1).unsqueeze(-1)  # the shared expert first
-        gate, value = self.up(x).chunk(2, dim=-1)
-        hidden = (F.silu(gate) * value).unflatten(-1, (1 + self.experts, -1)) * weights  # [N, T, 1 + E, width]
+        hidden = gated_act(self.up(x)).unflatten(-1, (1 + self.experts, -1)) * weights  # [N, T, 1 + E, width]
         self._routing = (logits, index) if self.training else None
         return self.dropout(self.down(hidden.flatten(-2)))
 
