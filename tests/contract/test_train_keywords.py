@@ -42,7 +42,7 @@ EFFECTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "model_weight_decay": (0.5, {}),
     "arch_weight_decay": (0.5, {}),
     # A rate that is far too large: only then is the mean of noisy epochs better than the best of them.
-    "use_swa": (True, {**WILD, "collapse_growth": None}),
+    "use_swa": (True, {**WILD, "model_learning_rate": 2.0, "collapse_growth": None}),
     "use_bilevel_optimization": (False, {}),
     "gradient_accumulation_steps": (2, {}),
     "loss_type": ("mae", {}),
@@ -76,7 +76,7 @@ EFFECTS: dict[str, tuple[Any, dict[str, Any]]] = {
     "perturbation": ("random", {}),
     "perturbation_radius": (2.0, {"perturbation": "random"}),
     "perturbation_steps": (1, {"perturbation": "adversarial"}),
-    "collapse_growth": (None, WILD),
+    "collapse_growth": (None, {**WILD, "epochs": 10, "collapse_growth": 1.1}),
     "collapse_every": (1, {}),
     "alpha_init": ("zero_cost", {}),
     "config": (DARTSTrainConfig(edge_diversity_weight=5.0), {}),
