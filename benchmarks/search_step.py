@@ -246,22 +246,24 @@ def sharing(rounds: int) -> list[str]:
 
 def compiling(rounds: int) -> list[str]:
     """Return eager over compiled for an edge by itself, and for both steps of a search with ``compile="edge"``."""
+    (eager_weights, eager_alphas), made = searched("encoder_only", "softmax"), stepper("encoder_only")
     edge, x = network("encoder_only").edges[0], tokens()
     weights, parameters = torch.softmax(torch.randn(len(OPS)), dim=0), list(edge.ops.parameters())
     mix = EdgeMix(weights, list(range(len(OPS))))
     function = edge_function(edge.names, edge.dim, edge.length, edge.dropout)
-    calls = {
-        "edge": both(lambda z: edge(z, mix), x, parameters),
-        "compiled edge": both(lambda z: function(z, weights, *edge_tensors(edge.ops)), x, parameters),
-    }
-    (calls["weight step"], calls["alpha step"]), made = searched("encoder_only", "softmax"), stepper("encoder_only")
     began = time.perf_counter()
     with compiled_edges(made.state.model.edges, partial(made.rehearse, batch(), batch())):
         seconds = time.perf_counter() - began
-        calls["compiled weight step"] = partial(made.weight_step, batch())
-        calls["compiled alpha step"] = partial(made.alpha_step, batch())
+        calls = {
+            "edge": both(lambda z: edge(z, mix), x, parameters),
+            "compiled edge": both(lambda z: function(z, weights, *edge_tensors(edge.ops)), x, parameters),
+            "weight step": eager_weights,
+            "compiled weight step": partial(made.weight_step, batch()),
+            "alpha step": eager_alphas,
+            "compiled alpha step": partial(made.alpha_step, batch()),
+        }
         ms = least_ms(calls, rounds)
-    rows = [f"compile='edge' (eager / compiled), after {seconds:.0f} s of compiling for the steps:"]
+    rows = [f"compile='edge' (eager / compiled), after {seconds:.0f} s of compiling:"]
     for name in ("edge", "weight step", "alpha step"):
         eager, compiled = ms[name], ms[f"compiled {name}"]
         rows.append(f"  {name}: {eager:.1f} / {compiled:.1f} = {eager / compiled:.2f}")

@@ -20,9 +20,11 @@ from foreblocks.darts._core.types import Batch
 from foreblocks.darts.architecture import compiled
 from foreblocks.darts.architecture.compiled import CompiledEdge, compiled_edges
 from foreblocks.darts.architecture.mixed_op import mixtures
-from foreblocks.darts.config import DARTSTrainConfig
+from foreblocks.darts.config import DARTSTrainConfig, FinalTrainConfig, MultiFidelitySearchConfig
 from foreblocks.darts.data.windows import WindowDataset
 from foreblocks.darts.evaluation.losses import get_loss_function
+from foreblocks.darts.search.identity import differences, search_identity
+from foreblocks.darts.search.settings import SearchSettings
 from foreblocks.darts.training import darts_loop
 from foreblocks.darts.training.bilevel import BilevelStepper, SearchPlan, new_state
 from foreblocks.darts.training.darts_loop import SearchData, search_epochs
@@ -265,3 +267,18 @@ def test_the_keyword_reaches_the_loop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(darts_loop, "_compiling", spy)
     DARTSTrainer(2, [4], 4, 16, "cpu").train_darts_model(network(), source(), source(), compile="edge", **SHORT)
     assert seen == ["edge"]
+
+
+def test_it_is_part_of_what_makes_two_searches_the_same() -> None:
+    space = DARTSTrainer(2, [4], 4, 16, "cpu").space()
+    plain, edge = (
+        search_identity(
+            source(),
+            source(),
+            SearchSettings(
+                space, MultiFidelitySearchConfig(), DARTSTrainConfig(compile=mode), FinalTrainConfig(), limits=LIMITS
+            ),
+        )
+        for mode in ("none", "edge")
+    )
+    assert list(differences(plain, edge)) == ["train.compile"]

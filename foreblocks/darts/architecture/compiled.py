@@ -1,8 +1,8 @@
 """The compiled form of an edge: one function for all edges of a structure, with their weights as arguments.
 
-``torch.compile`` takes a minute or two for a mixture of ops, mostly in the C++ compiler. Compiled with the weights as
-arguments, and not as a part of the module, the function serves every edge of every network with the same ops, width and
-steps.
+``torch.compile`` takes about a minute for a mixture of five ops, most of it in the C++ compiler. Compiled with the
+weights as arguments, and not as a part of the module, the function serves every edge of every network with the same
+ops, width and steps.
 """
 
 from __future__ import annotations

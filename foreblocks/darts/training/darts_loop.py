@@ -118,7 +118,7 @@ def search_epochs(
 def _compiling(stepper: BilevelStepper, data: SearchData) -> AbstractContextManager[object]:
     """Return a block in which the edges run as ``config.compile`` says."""
     config, limits, model = stepper.config, stepper.limits, stepper.state.model
-    if config.compile == "none":
+    if config.compile == "none" or stepper.state.bad_epochs >= config.patience:  # eager, or nothing left to do
         return nullcontext()
     if model.relaxation == "gdas" or not any(edge.undecided for edge in model.edges):
         logger.warning(
