@@ -440,6 +440,7 @@ class DARTSTrainer:
         trial_steps: int = 100,
         finalists: int = 2,
         derive: str | DeriveSettings = "argmax",
+        duel: bool = True,
         baseline: str | None = None,
         best_preset: bool = False,
         final_threads: int = 1,
@@ -490,6 +491,8 @@ class DARTSTrainer:
             derive: how a searched network becomes one architecture: ``argmax`` (what the alphas point to), ``perturb``
                 (what the network misses most, raced against ``argmax`` on validation), or a
                 ``training.select.DeriveSettings`` with tuning steps, random rivals and the diversity rule.
+            duel: retrain the architecture found only if ``trial_steps`` of training go better than with the operations
+                drawn by chance, which are retrained otherwise; needs trials and ``retrain_final_from_scratch``.
             baseline: a rival search of the same space that gets as many training steps, for ``search_baseline`` of the
                 result: ``random`` (with successive halving), ``random_ws`` (random paths of networks with shared
                 weights) or ``evolution``; None for none.
@@ -535,6 +538,7 @@ class DARTSTrainer:
             trial_steps=trial_steps,
             finalists=finalists,
             derive=derive if isinstance(derive, DeriveSettings) else DeriveSettings(derive),
+            duel=duel,
             baseline=baseline,
             best_preset=best_preset,
             final_threads=final_threads,

@@ -183,7 +183,16 @@ def test_a_search_reports_what_its_rival_spent(plain: dict, judged: dict) -> Non
     rival, made = judged["search_baseline"], judged["search_baseline"]["steps_of_search"]
     budget = sum(steps for kind, steps in made.items() if kind != "final")
     alphas = [entry["search_results"]["alpha_steps"] for entry in judged["trained_candidates"]]
-    assert made == {"trial": 3 * 3, "weight": 2 * 2 * 4, "alpha": sum(alphas), "extra": 0, "tuning": 0, "final": 2 * 4}
+    fought = 3 * judged["duels"]["of"]
+    assert made == {
+        "trial": 3 * 3,
+        "weight": 2 * 2 * 4,
+        "alpha": sum(alphas),
+        "extra": 0,
+        "tuning": 0,
+        "duel": fought,
+        "final": 2 * 4,
+    }
     assert min(alphas) > 0
     assert 0 <= budget - rival["steps"]["search"] < rival["tried"]
     assert rival["steps"]["final"] == 2 * 4

@@ -61,6 +61,9 @@ def _parser() -> argparse.ArgumentParser:
     size.add_argument("--trial-steps", type=int, default=100, help="steps of the training that orders them; 0: none")
     size.add_argument("--finalists", type=int, default=3, help="searched candidates that are retrained and blended")
     size.add_argument("--derive", default="argmax", help="argmax: what the alphas say; perturb: what is missed most")
+    size.add_argument(
+        "--no-duel", action="store_true", help="retrain what was found, however a short training of it goes"
+    )
     size.add_argument("--search-epochs", type=int, default=3, help="epochs of the last rung")
     size.add_argument("--final-epochs", type=int, default=6, help="epochs of the final training")
     size.add_argument("--patience", type=int, default=4, help="epochs without gain before the final training stops")
@@ -139,6 +142,7 @@ def _search(a: argparse.Namespace, *, resume: bool = False) -> int:
             max_val_batches=a.max_train_batches,
             trial_steps=a.trial_steps,
             derive=a.derive,
+            duel=not a.no_duel,
             baseline=a.baseline,
             best_preset=a.best_preset,
             finalists=a.finalists,

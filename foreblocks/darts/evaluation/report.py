@@ -95,7 +95,7 @@ def verdict(results: Mapping[str, Any]) -> str:
     simple = {best: usable[best]}
     if results.get("best_preset"):
         simple[f"the preset {results['best_preset']['preset']}"] = results["best_preset"]["mse"]
-    sentences += [*_unlikely_to_pay(found, simple), *_against_rival(results)]
+    sentences += [*_unlikely_to_pay(found, simple), *_duels(results), *_against_rival(results)]
     return "\n".join(sentences)
 
 
@@ -109,6 +109,14 @@ def _unlikely_to_pay(found: float, simple: Mapping[str, float]) -> list[str]:
         f"Searching further is unlikely to pay: {name} (MSE {simple[name]:.4f}) is {closeness} the best that was found "
         f"({found:.4f})."
     ]
+
+
+def _duels(results: Mapping[str, Any]) -> list[str]:
+    """Return the sentence on what the operations found are worth, if they were held against drawn ones."""
+    duels = results.get("duels")
+    if not duels:
+        return []
+    return [f"In {duels['won']} of {duels['of']} short trainings the operations found did better than drawn ones."]
 
 
 def _against_rival(results: Mapping[str, Any]) -> list[str]:

@@ -161,7 +161,7 @@ def _train_alike(
     keys = [TaskKey(phase, runner.record["candidate_id"]) for runner in survivors]
     tasks = [
         TrainTask(
-            runner.spec.to_dict(), runner.seed, train, val, config, limits, _found_weights(runner, settings),
+            runner.final_spec.to_dict(), runner.seed, train, val, config, limits, _found_weights(runner, settings),
             settings.final_threads, key, border_file(settings, key),
         )
         for runner, key in zip(survivors, keys, strict=True)
@@ -172,7 +172,7 @@ def _train_alike(
         identity = runner.record["candidate_id"]
         if has_failed(result, identity, "phase5", failures, settings):
             return
-        network = build_network(runner.spec, seed=runner.seed)
+        network = build_network(runner.final_spec, seed=runner.seed)
         network.load_state_dict(result.pop("state"))
         finalists.append(Finalist(runner, network.to(settings.limits.device).eval(), result))
         emit(

@@ -35,6 +35,8 @@ class Runner:
             phase 3 and was read back.
         last: what the last rung returned, without the state.
         history: one entry per rung, with the documented keys.
+        duel: how a short training of the architecture found went against one of the drawn one (``search.duel``).
+        drawn: the drawn architecture where it won.
     """
 
     record: dict[str, Any]
@@ -43,11 +45,18 @@ class Runner:
     state: dict[str, Any] | None = None
     last: dict[str, Any] = field(default_factory=dict)
     history: list[dict[str, Any]] = field(default_factory=list)
+    duel: dict[str, Any] | None = None
+    drawn: dict[str, Any] | None = None
 
     @property
     def spec(self) -> ArchSpec:
         """The architecture that its alphas point to."""
         return ArchSpec.from_dict(self.last["spec"])
+
+    @property
+    def final_spec(self) -> ArchSpec:
+        """The architecture that is retrained."""
+        return self.spec if self.drawn is None else ArchSpec.from_dict(self.drawn)
 
     @property
     def derived_loss(self) -> float:

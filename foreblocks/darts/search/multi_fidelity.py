@@ -16,6 +16,7 @@ from ..architecture.compiled import check_compiler
 from ..training.events import Event, emit
 from .candidates import CandidateConfig, make_candidates, report_misfits
 from .derivation import derive_survivors
+from .duel import hold_duels
 from .executor import Executor, make_executor
 from .failures import has_failed, reasons
 from .finish import finish, retrain
@@ -110,6 +111,7 @@ def _run(
     with phase("phase4"):
         found = progress.halving.survivors
         survivors = derive_survivors(found, train, val, settings, executor, progress.failures)
+        hold_duels(survivors, train, val, settings, executor)
     if settings.baseline is not None:
         with phase("baseline"):
             search_rival(progress.beside, progress.records, runners, train, val, settings, executor)

@@ -12,6 +12,7 @@ from ..evaluation.report import verdict
 from ..training.collapse import collapse_report
 from .candidates import CandidateConfig, build_candidate, searched_candidate
 from .combiner import screening_report
+from .duel import tally
 from .finish import Finalist, Finished
 from .halving import Runner
 from .progress import Progress
@@ -43,12 +44,12 @@ def assemble(progress: Progress, settings: SearchSettings) -> dict[str, Any]:
         "search_config": search_config(settings, len(progress.promoted)),
         "trained_non_derived_candidates": mixed,
         "final_reset_modules": _reset_modules(finished, settings),
-        "arch_spec": best.spec,
+        "arch_spec": best.final_spec,
         **comparison,
         "finalists": [_finalist(finalist, finished) for finalist in finished.finalists],
         "num_parameters": sum(p.numel() for p in finished.best.network.parameters()),
-        "op_counts": best.spec.op_counts(),
-        "arch": str(best.spec),
+        "op_counts": best.final_spec.op_counts(),
+        "arch": str(best.final_spec),
         "phase_seconds": dict(progress.seconds),
         "failed_candidates": dict(progress.failures),
         "screening": screening_report(progress.records),
@@ -79,6 +80,7 @@ def compare(finished: Finished, beside: Beside, settings: SearchSettings) -> dic
             "weights": dict(finished.fit.weights),
             "block_weights": finished.fit.block_weights,
         },
+        "duels": tally([finalist.runner for finalist in finished.finalists]),
         **beside.report(metrics, finished.finalists, settings),
     }
     return {**scores, "verdict": verdict(scores)}
@@ -117,7 +119,8 @@ def _finalist(finalist: Finalist, finished: Finished) -> dict[str, Any]:
         "derived_loss": finalist.runner.derived_loss,
         "test": dict(finished.metrics[finalist.name]),
         "weight": finished.fit.weights[finalist.name],
-        "arch_spec": finalist.runner.spec,
+        "arch_spec": finalist.runner.final_spec,
+        "duel": finalist.runner.duel,
     }
 
 
@@ -141,6 +144,7 @@ def _trained(runner: Runner, searched: TimeSeriesDARTS, settings: SearchSettings
         "mixed_val_loss": runner.last["mixed_val_loss"],
         "arch_spec": runner.spec,
         "derivation": runner.last.get("derivation"),
+        "duel": runner.duel,
     }
 
 

@@ -36,6 +36,7 @@ class SearchSettings:
         final_threads: torch threads of each final training.
         final_max_train_batches: batches in an epoch of the final training; None means all.
         derive: how a searched network becomes an architecture.
+        duel: retrain the architecture found only if a short training goes better than that of the drawn one.
         baseline: a rival search that spends as many training steps (``config.SEARCH_BASELINES``); None for none.
         best_preset: retrain and test the best preset, unsearched, beside the finalists.
         num_batches: batches of ``search.max_samples`` windows that are scored in phase 1.
@@ -58,6 +59,7 @@ class SearchSettings:
     final_threads: int = 1
     final_max_train_batches: int | None = None
     derive: DeriveSettings = field(default_factory=DeriveSettings)
+    duel: bool = True
     baseline: str | None = None
     best_preset: bool = False
     num_batches: int = 1
@@ -78,7 +80,7 @@ class SearchSettings:
         check_int("trial_steps", self.trial_steps, low=0)
         check_int("finalists", self.finalists, low=1)
         check_int("final_threads", self.final_threads, low=1)
-        for name in ("best_preset", "keep_models", "resume"):
+        for name in ("duel", "best_preset", "keep_models", "resume"):
             check_flag(name, getattr(self, name))
         for name in ("final_max_train_batches", "seasonal_period"):
             if getattr(self, name) is not None:

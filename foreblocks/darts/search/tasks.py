@@ -195,7 +195,10 @@ def train_network(task: TrainTask) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class TrialTask:
-    """Train a candidate's network with the ops that its untouched alphas point to: a random one of its space."""
+    """Train a candidate's network for some steps, with the ops of ``spec``.
+
+    None takes those that its untouched alphas point to: random ones of its space.
+    """
 
     candidate: CandidateConfig
     seed: int
@@ -204,12 +207,13 @@ class TrialTask:
     config: FinalTrainConfig
     limits: LoopLimits
     key: TaskKey | None = None
+    spec: dict[str, Any] | None = None
 
 
 def run_trial(task: TrialTask) -> dict[str, Any]:
     """Return ``{val_loss, steps, seconds, spec}`` of a short training from scratch."""
     began = time.perf_counter()
-    spec = derive_spec(build_candidate(task.candidate, seed=task.seed)).to_dict()
+    spec = task.spec or derive_spec(build_candidate(task.candidate, seed=task.seed)).to_dict()
     limits = task.limits.with_batch(task.candidate.search_batch(task.limits.batch_size))
     trained = train_network(TrainTask(spec, task.seed, task.train, task.val, task.config, limits))
     loss = trained["training_info"]["best_val_loss"]

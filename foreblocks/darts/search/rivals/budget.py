@@ -14,7 +14,7 @@ from ..settings import SearchSettings
 def steps_of_search(
     records: Iterable[Mapping[str, Any]], runners: Iterable[Runner], settings: SearchSettings
 ) -> dict[str, int]:
-    """Return the steps of the phases up to derivation: ``trial``, ``weight``, ``alpha``, ``extra``, ``tuning``.
+    """Return the steps of phases 2 to 4: ``trial``, ``weight``, ``alpha``, ``extra``, ``tuning`` and ``duel``.
 
     A step is one training batch forward and backward, whatever the network: a mixed network pays more for it than a
     fixed one, which is why wall times are reported beside. ``extra`` are those that no batch of weights or alphas asks
@@ -27,6 +27,7 @@ def steps_of_search(
         "trial": sum(record["trial"]["steps"] for record in records if "trial" in record),
         **passes,
         "tuning": sum(_tuning_steps(runner, settings) for runner in runners),
+        "duel": sum(runner.duel["steps"] for runner in runners if runner.duel is not None),
     }
 
 
