@@ -12,6 +12,7 @@
 #include "glue/mixed_sum.h"
 #include "glue/norm.h"
 #include "glue/products.h"
+#include "glue/residual.h"
 #include "glue/saliency.h"
 #include "glue/scan.h"
 #include "glue/spectrum.h"
@@ -65,6 +66,8 @@ STABLE_TORCH_LIBRARY_IMPL(foreblocks_darts, CPU, m) {
   m.impl("time_linear_backward", TORCH_BOX(&foreblocks::time_linear_backward));
   m.impl("step_conv1d", TORCH_BOX(&foreblocks::step_conv_forward));
   m.impl("step_conv1d_backward", TORCH_BOX(&foreblocks::step_conv_backward));
+  m.impl("residual_convs", TORCH_BOX(&foreblocks::residual_forward));
+  m.impl("residual_convs_backward", TORCH_BOX(&foreblocks::residual_backward));
   m.impl("spectral_map", TORCH_BOX(&foreblocks::spectrum_forward));
   m.impl("spectral_map_backward", TORCH_BOX(&foreblocks::spectrum_backward));
   m.impl("selective_scan", TORCH_BOX(&foreblocks::scan_forward));

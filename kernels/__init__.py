@@ -14,6 +14,7 @@ from .mixture import mixed_sum
 from .norms import norm_act
 from .products import conv1d, linear, time_linear
 from .reference import conv_transpose1d
+from .residuals import residual_convs
 from .saliencies import batched_jacobian, saliency
 from .scan import selective_scan, selective_scan_steps, selective_state_update
 from .spectra import spectral_map
@@ -37,6 +38,7 @@ __all__ = [
     "moving_average",
     "norm_act",
     "report",
+    "residual_convs",
     "saliency",
     "selective_scan",
     "selective_scan_steps",

@@ -14,7 +14,17 @@ from torch import Tensor
 from foreblocks.darts import kernels
 from foreblocks.darts.architecture.mixed_op import EdgeMix, MixedOp
 from foreblocks.darts.kernels import attention as attentions
-from foreblocks.darts.kernels import averages, dispatch, mixture, reference, saliencies, scan, spectra, wavelets
+from foreblocks.darts.kernels import (
+    averages,
+    dispatch,
+    mixture,
+    reference,
+    residuals,
+    saliencies,
+    scan,
+    spectra,
+    wavelets,
+)
 from foreblocks.darts.ops.spectral import fourier_basis
 
 Function = Callable[..., Tensor]
@@ -215,6 +225,22 @@ def spectral() -> Contest:
     )
 
 
+def residual_convs(samples: int) -> Contest:
+    """The three convolutions of a temporal convolutional net, with dilations 1, 2 and 4."""
+    count, steps, dim, width = 3, 96, 32, 3
+    inputs = ((samples, steps, dim), (count, dim, dim, width), (count, dim))
+    return Contest(
+        f"residual convolutions [{samples}, {steps}, {dim}]",
+        kernels.residual_convs,
+        {"convolutions": residuals.reference},
+        "convolutions",
+        [leaf(*shape) for shape in inputs],
+        (1.2, 1.2),
+        (1.2, 1.2),
+        flops=2 * samples * steps * count * width * dim * dim,
+    )
+
+
 def attention(samples: int, steps: int, floor: float) -> Contest:
     """Self-attention of 4 heads of 8 features over time, as in a search."""
     heads, scale = 4, 8**-0.5
@@ -314,6 +340,7 @@ def contests() -> list[Contest]:
         moving_average(512, (1.7, 2.3), (30.0, 12.0)),
         wavelet(),
         spectral(),
+        residual_convs(32),
         attention(32, 96, 2.0),
         attention(224, 12, 3.5),
         *products(),

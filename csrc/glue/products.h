@@ -154,6 +154,11 @@ struct StepConv {
     check_same("step_conv1d", "weight", weight, x);
   }
 
+  // Causal, of as many features as it is given.
+  StepConv(int64_t batch_, int64_t steps_, int64_t dim, int64_t width_, int64_t dilation_)
+      : batch(batch_), steps(steps_), in_dim(dim), out_dim(dim), width(width_), dilation(dilation_),
+        left((width_ - 1) * dilation_), reach(left) {}
+
   int64_t block() const { return product_samples(steps, std::max(in_dim, out_dim)); }
   int64_t in_size() const { return steps * in_dim; }
   int64_t out_size() const { return steps * out_dim; }

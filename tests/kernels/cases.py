@@ -379,6 +379,30 @@ def naive_spectrum(
     return total
 
 
+def naive_residual(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    y, last = x, weight.shape[0] - 1
+    for k in range(last + 1):
+        r = torch.zeros_like(y) + bias[k]
+        for j in range(weight.shape[3]):
+            back = (weight.shape[3] - 1 - j) * 2**k
+            if back < y.shape[1]:
+                seen = torch.cat([torch.zeros_like(y[:, :back]), y[:, : y.shape[1] - back]], dim=1)
+                r = r + seen @ weight[k, :, :, j].T
+        if k == last:
+            return r
+        y = y + r.clamp_min(0)
+        y = y if k else y.clamp_min(0)
+    raise AssertionError
+
+
+def residual_cases() -> list[Case]:
+    def sizes(*all_sizes: tuple[int, int, int, int, int]) -> list[list[tuple[int, ...]]]:
+        return [[(n, t, d), (k, d, d, w), (k, d)] for n, t, d, k, w in all_sizes]
+
+    shapes = sizes((2, 4, 3, 3, 3), (1, 1, 15, 2, 3), (7, 5, 1, 3, 2), (2, 33, 17, 4, 3), (3, 9, 32, 1, 2))
+    return [Case("residual_convs", kernels.residual_convs, naive_residual, shapes, scales={1: 0.3})]
+
+
 def spectrum_cases() -> list[Case]:
     def fixed(rows: int, columns: int) -> Tensor:
         """Numbers that half precision holds too, without an order."""
@@ -516,5 +540,6 @@ CASES = [
     *product_cases(),
     *gate_cases(),
     *spectrum_cases(),
+    *residual_cases(),
     *attention_cases(),
 ]

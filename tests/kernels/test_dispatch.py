@@ -118,7 +118,7 @@ def test_half_precision_is_compiled_but_for_products_and_attention():
     rows = {(row.operation, row.dtype): row for row in kernels.report().rows if row.device == "cpu"}
     for dtype in ("bfloat16", "float16"):
         plain = {name for name, each in rows if each == dtype and rows[name, each].implementation != "native"}
-        assert plain == {"linear", "time_linear", "conv1d", "softmax_attention", "spectral_map"}
+        assert plain == {"linear", "time_linear", "conv1d", "softmax_attention", "spectral_map", "residual_convs"}
         assert rows["linear", dtype].reasons["native"] == f"the compiled form has no {dtype}"
 
 

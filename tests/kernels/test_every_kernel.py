@@ -45,7 +45,7 @@ def test_value_and_gradients(case: Case):
 
 HALF_BITS = {torch.bfloat16: 2.0**-8, torch.float16: 2.0**-11}
 # A processor has products of half precision of its own.
-ONLY_WIDE = ("conv1d", "linear", "time_linear", "softmax_attention", "spectral_map")
+ONLY_WIDE = ("conv1d", "linear", "time_linear", "softmax_attention", "spectral_map", "residual_convs")
 
 
 @pytest.mark.parametrize("dtype", HALF_BITS, ids=str)

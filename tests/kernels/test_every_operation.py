@@ -92,6 +92,7 @@ CALLS: dict[str, tuple[Callable[..., object], Arguments]] = {
     "linear": (kernels.linear, {"x": X, "weight": noise(4, 6), "bias": noise(4)}),
     "time_linear": (kernels.time_linear, {"x": X, "weight": noise(4, 5), "bias": noise(4)}),
     "conv1d": (kernels.conv1d, {"x": X, "weight": noise(4, 6, 3), "bias": noise(4)}),
+    "residual_convs": (kernels.residual_convs, {"x": X, "weight": noise(2, 6, 6, 3), "bias": noise(2, 6)}),
     "spectral_map": (
         kernels.spectral_map,
         {"x": X, "forth": noise(6, 5), "back": noise(4, 6), "filter_real": noise(3, 6), "filter_imag": noise(3, 6),

@@ -17,6 +17,7 @@ from foreblocks.darts.kernels import (
     mixture,
     norms,
     products,
+    residuals,
     saliencies,
     scan,
     spectra,
@@ -80,6 +81,8 @@ def calls(dtype: torch.dtype = torch.float32) -> list[tuple[Any, tuple[Any, ...]
         ),
         (spectra._FORWARD, (*spectral, True)),
         (spectra._BACKWARD, (made(2, 4, 6), made(2, 3, 12), made(2, 3, 12, seed=14), *spectral, 3)),
+        (residuals._FORWARD, (x, made(2, 6, 6, 3), made(2, 6), True)),
+        (residuals._BACKWARD, (made(2, 5, 6, seed=7), made(2, 2, 1, 5, 6), x, made(2, 6, 6, 3), made(2, 6), 3)),
         (averages._FORWARD, (x, 3, 1)),
         (averages._BACKWARD, (x, 3, 1)),
     ]
@@ -123,6 +126,10 @@ def test_what_would_be_read_beyond_its_end_is_refused():
     bounds = torch.zeros(5, dtype=torch.int64), torch.full((5,), 6)
     with pytest.raises(RuntimeError, match="a bound is out of range"):
         attention._FORWARD(x, x, x, *bounds, 3, 0.5, False)
+    with pytest.raises(RuntimeError, match="weight or bias has another size"):
+        residuals._FORWARD(x, noise(2, 6, 5, 3), noise(2, 6), False)
+    with pytest.raises(RuntimeError, match="grad or kept has another size"):
+        residuals._BACKWARD(x, noise(2, 2, 1, 5, 6), x, noise(3, 6, 6, 3), noise(3, 6), 3)
     layer = noise(3, 6), noise(3, 6), noise(12, 6), noise(6), noise(6)
     with pytest.raises(RuntimeError, match="forth has another size"):
         spectra._FORWARD(x, noise(6, 4), noise(4, 6), *layer, False)
@@ -135,7 +142,7 @@ HALF = [
     pytest.param(operator, arguments, id=f"{operator.name()}-{dtype}")
     for dtype in (torch.bfloat16, torch.float16)
     for operator, arguments in calls(dtype)
-    if not any(wide in operator.name() for wide in ("linear", "step_conv", "softmax_attention", "spectral"))
+    if not any(wide in operator.name() for wide in ("linear", "step_conv", "softmax_attention", "spectral", "residual"))
 ]
 
 

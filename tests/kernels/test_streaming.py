@@ -142,6 +142,10 @@ def test_bad_arguments_of_the_others_are_named():
     layer = noise(3, 6), noise(3, 6), noise(12, 6), noise(6), noise(6)
     with pytest.raises(InvalidArgument, match="back requires a gradient"):
         kernels.spectral_map(x, noise(6, 5), noise(4, 6).requires_grad_(), *layer)
+    with pytest.raises(InvalidArgument, match="K must be at least 1"):
+        kernels.residual_convs(x, noise(0, 6, 6, 3), noise(0, 6))
+    with pytest.raises(InvalidArgument, match=r"bias has shape \(3, 6\)"):
+        kernels.residual_convs(x, noise(2, 6, 6, 3), noise(3, 6))
     with pytest.raises(InvalidArgument, match="kernel=0"):
         kernels.moving_average(x, 0)
     with pytest.raises(InvalidArgument, match=r"scale has shape \(2, 5, 6\)"):

@@ -225,6 +225,20 @@ def test_grn_closes_its_gate():
     torch.testing.assert_close(op(x), op.norm(x))
 
 
+def test_a_watched_block_of_tcn_is_called_and_the_result_stays():
+    op = make("TCN", 6, 20).double()
+    x = noise(2, 20, 6).double().requires_grad_()
+    plain = op(x)
+    seen = []
+    handle = op.blocks[1].register_forward_hook(lambda _block, _inputs, output: seen.append(output))
+    torch.testing.assert_close(op(x), plain)
+    (gradient,) = torch.autograd.grad(op(x).square().sum(), x)
+    handle.remove()
+    assert [tuple(each.shape) for each in seen] == [(2, 20, 6)] * 2
+    assert (seen[0] < 0).any()  # what the block itself returns, before its ReLU
+    torch.testing.assert_close(torch.autograd.grad(op(x).square().sum(), x)[0], gradient)
+
+
 def test_dropout_drops_whole_features_and_keeps_the_mean():
     torch.manual_seed(0)
     out = FeatureDropout(0.25)(torch.ones(200, 5, 20))
