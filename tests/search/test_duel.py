@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -115,7 +116,9 @@ def test_a_short_training_that_diverges_has_lost(monkeypatch: pytest.MonkeyPatch
     result = search()
     assert result["duels"] == {"won": 0, "of": 2}
     assert result["failed_candidates"] == {}
+    assert "Infinity" not in json.dumps([finalist["duel"] for finalist in result["finalists"]])
     for finalist in result["finalists"]:
+        assert finalist["duel"]["found"] is None
         assert finalist["arch_spec"] == drawn(finalist, result)
 
 

@@ -63,8 +63,8 @@ class TCN(nn.Module):
         if any(block._forward_hooks for block in self.blocks):
             y = self._by_block(x)
         else:
-            weight, bias = (torch.stack([getattr(b, name) for b in self.blocks]) for name in ("weight", "bias"))
-            y = residual_convs(x, weight, bias)
+            weight = torch.stack([block.weight for block in self.blocks])
+            y = residual_convs(x, weight, torch.stack([block.bias for block in self.blocks]))
         return self.norm.join(x, y, self.dropout, activation="relu")
 
     def _by_block(self, x: Tensor) -> Tensor:

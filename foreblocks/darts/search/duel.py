@@ -33,7 +33,7 @@ def hold_duels(
 
     ``duel`` is ``{found, drawn, steps}``: two validation losses, and the training steps that the first one cost; None
     where there was no trial, where both architectures are the same, or where the final training goes on from the
-    weights of the search. A short training that fails has lost.
+    weights of the search. A short training that fails has lost, with None for ``found``.
     """
     if not settings.duel or not settings.search.retrain_final_from_scratch:
         return
@@ -58,17 +58,20 @@ def hold_duels(
 
 
 def _settle(runner: Runner, drawn: dict[str, Any], result: Any) -> None:
-    trial = runner.record["trial"]
-    found = float("inf") if isinstance(result, Failure) else float(result["val_loss"])
+    identity, trial = runner.record["candidate_id"], runner.record["trial"]
+    if isinstance(result, Failure):
+        runner.duel, runner.drawn = {"found": None, "drawn": trial["val_loss"], "steps": trial["steps"]}, drawn
+        logger.info("candidate %d: the drawn operations are retrained; those found failed: %s", identity, result.reason)
+        return
+    found = float(result["val_loss"])
     runner.duel = {"found": found, "drawn": trial["val_loss"], "steps": trial["steps"]}
     if found <= trial["val_loss"]:
         return
     runner.drawn = drawn
-    reason = f": {result.reason}" if isinstance(result, Failure) else ""
     logger.info(
         "candidate %d: after %d steps the operations found have a validation loss of %.4f, those drawn by chance %.4f; "
-        "the latter are retrained%s.",
-        runner.record["candidate_id"], trial["steps"], found, trial["val_loss"], reason,
+        "the latter are retrained.",
+        identity, trial["steps"], found, trial["val_loss"],
     )  # fmt: skip
 
 
