@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from .._core.errors import InvalidArgument, check_choice
+from .._core.errors import InvalidArgument
 from . import _native
 from .dispatch import autocasting
 
 NATIVE_DTYPES = (torch.float32, torch.float64)
 HALF = (torch.bfloat16, torch.float16)
-# The order is that of csrc/core/args.h.
-Activation = Literal["none", "relu", "gelu", "silu"]
-ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
 
 
 def native_supports(operator: str, *, half: bool = False) -> Callable[..., str | None]:
@@ -80,18 +75,6 @@ def check_device(name: str, x: Tensor, like: Tensor) -> None:
     """Raise unless ``x`` is on the device of ``like``."""
     if x.device != like.device:
         raise InvalidArgument(f"{name} is on {x.device}, but the input is on {like.device}.")
-
-
-def activation_code(name: str, value: str | None) -> int:
-    """Return the code of an activation, 0 for None."""
-    return ACTIVATIONS.index(check_choice(name, value or "none", ACTIVATIONS))
-
-
-def activate(x: Tensor, code: int) -> Tensor:
-    """Apply an activation by its code."""
-    if code == 0:
-        return x
-    return (F.relu, F.gelu, F.silu)[code - 1](x)
 
 
 def computed(dtype: torch.dtype) -> torch.dtype:

@@ -7,7 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ._inputs import activate, activation_code, check_like, check_shape, check_taps
+from ._inputs import check_like, check_shape, check_taps
+from .activations import activate, activation_code
 from .depthwise import depthwise_conv1d
 
 Activation = Literal["none", "silu", "swish"] | None

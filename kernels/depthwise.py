@@ -9,18 +9,9 @@ from torch import Tensor
 
 from .._core.errors import check_int
 from . import rivals
-from ._inputs import (
-    Activation,
-    activate,
-    activation_code,
-    check_like,
-    check_series,
-    check_shape,
-    check_taps,
-    native_supports,
-    some,
-)
+from ._inputs import check_like, check_series, check_shape, check_taps, native_supports, some
 from ._library import define, differentiable, second_order
+from .activations import Activation, activate, activation_code
 from .dispatch import Implementation, Operation
 from .reference import conv1d
 

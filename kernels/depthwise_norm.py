@@ -8,18 +8,9 @@ from torch import Tensor
 
 from .._core.errors import check_choice, check_int
 from . import depthwise, norms
-from ._inputs import (
-    Activation,
-    activation_code,
-    check_like,
-    check_series,
-    check_shape,
-    check_taps,
-    computed,
-    native_supports,
-    some,
-)
+from ._inputs import check_like, check_series, check_shape, check_taps, computed, native_supports, some
 from ._library import define, differentiable, second_order
+from .activations import Activation, activation_code
 from .dispatch import Implementation, Operation
 
 

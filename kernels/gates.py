@@ -7,8 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from .._core.errors import InvalidArgument
-from ._inputs import Activation, activate, activation_code, native_supports
+from ._inputs import native_supports
 from ._library import define, differentiable, second_order
+from .activations import Activation, activate, activation_code
 from .dispatch import Implementation, Operation
 
 

@@ -14,8 +14,9 @@ from torch import Tensor
 from .._core.errors import InvalidArgument, check_choice
 from .._core.logging import get_logger, log_once
 from . import _triton
-from ._inputs import Activation, activate, activation_code, check_like, check_shape, computed, native_supports, some
+from ._inputs import check_like, check_shape, computed, native_supports, some
 from ._library import define, differentiable, second_order
+from .activations import Activation, activate, activation_code
 from .dispatch import Implementation, Operation
 
 _WIDEST = 1 << 14  # features; the Triton form holds a row in registers

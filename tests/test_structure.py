@@ -115,6 +115,18 @@ def test_the_kernels_have_one_name(name: str) -> None:
     assert not {module for module in imported if module.partition(".")[0] == "kernels"}
 
 
+def test_private_modules_of_the_kernels_stay_there() -> None:
+    outside = {name: text for name, text in SOURCES.items() if not name.startswith("kernels/")}
+    imports = [
+        (name, f"{node.module}.{alias.name}")
+        for name, text in outside.items()
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    ]
+    assert [each for each in imports if "kernels._" in each[1]] == []
+
+
 def test_no_warning_filter_is_set_for_everybody() -> None:
     for name, text in SOURCES.items():
         calls = {_called(node) for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Call)}

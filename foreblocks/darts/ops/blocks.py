@@ -20,7 +20,7 @@ from ..kernels import (
     norm_act,
     time_linear,
 )
-from ..kernels._inputs import Activation, activate, activation_code
+from ..kernels.activations import Activation, activate, activation_code
 
 NORM_EPS = 1e-6
 
