@@ -117,24 +117,25 @@ def second_order(
     Returns:
         The gradients for ``cotangents`` and for ``inputs``, with a graph of their own if one is being recorded.
     """
-    asked = [k for k, v in enumerate(directions) if v is not None and inputs[k] is not None]
-    if not asked:
-        return [None] * len(cotangents), [None] * len(inputs)
     keep = torch.is_grad_enabled()
     with torch.enable_grad():
         # Aliases, so that a cotangent which was itself computed from an input counts as independent of it here.
         primal = [None if x is None else _alias(x) for x in inputs]
+        asked = [(x, v) for x, v in zip(primal, directions, strict=True) if x is not None and v is not None]
+        if not asked:
+            return [None] * len(cotangents), [None] * len(inputs)
         dual = [_alias(g) for g in cotangents]
         outputs = function(*primal)
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
         first = torch.autograd.grad(
-            outputs, [primal[k] for k in asked], dual, create_graph=True, allow_unused=True, materialize_grads=True
+            outputs, [x for x, _ in asked], dual, create_graph=True, allow_unused=True, materialize_grads=True
         )
-        total = sum((grad * directions[k]).sum() for k, grad in zip(asked, first, strict=True))
+        terms = [(grad * v).sum() for grad, (_, v) in zip(first, asked, strict=True)]
+        total = sum(terms[1:], terms[0])
         leaves = [*dual, *(x for x in primal if x is not None)]
         if not total.requires_grad:
             return [None] * len(dual), [None] * len(inputs)
-        second = list(torch.autograd.grad(total, leaves, create_graph=keep, allow_unused=True))
+        second: list[Tensor | None] = list(torch.autograd.grad(total, leaves, create_graph=keep, allow_unused=True))
     by_input = iter(second[len(dual) :])
     return second[: len(dual)], [None if x is None else next(by_input) for x in primal]
 

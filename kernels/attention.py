@@ -214,8 +214,8 @@ def _backward_second(ctx: Any, *towards: Tensor | None) -> tuple[Tensor | None, 
     wanted = (ctx.needs & 1, ctx.needs & 2, ctx.needs & 2)
     directions = [value if want else None for value, want in zip(towards, wanted, strict=True)]
 
-    def function(*inputs: Tensor) -> Tensor:
-        return reference(*inputs, first, last, ctx.heads, ctx.scale, ctx.rotary)
+    def function(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return reference(q, k, v, first, last, ctx.heads, ctx.scale, ctx.rotary)
 
     (by_grad,), by_input = second_order(function, [q, k, v], [grad], directions)
     return by_grad, *by_input, None, None, None, None, None, None, None

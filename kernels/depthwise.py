@@ -100,7 +100,11 @@ def _setup_second(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
 def _backward_second(ctx: Any, by_x: Tensor | None, *towards: Tensor | None) -> tuple[Any, ...]:
     grad, *tensors = ctx.saved_tensors
     directions = [by_x if ctx.need_x else None, *towards]
-    (by_grad,), by_input = second_order(lambda *inputs: reference(*inputs, *ctx.options), tensors, [grad], directions)
+
+    def function(*inputs: Any) -> Tensor:
+        return reference(*inputs, *ctx.options)
+
+    (by_grad,), by_input = second_order(function, tensors, [grad], directions)
     return by_grad, *by_input, None, None, None, None
 
 
@@ -115,15 +119,17 @@ def _borrowed(x: Tensor, weight: Tensor, bias: Tensor | None, dilation: int, lef
     if not fits:
         return reference(x, weight, bias, dilation, left, activation)
     function, _ = rivals.causal_conv()
+    assert function is not None, "picked only where rivals.supports found it"
 
     def run(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor]:
         # It takes [B, D, L] with the channels innermost in memory, which is our layout.
         y = function(x.contiguous().transpose(1, 2), weight, bias, activation="silu" if activation else None)
         return (y.transpose(1, 2),)
 
-    return rivals.Borrowed.apply(
-        run, lambda *inputs: (reference(*inputs, dilation, left, activation),), x, weight, bias
-    )[0]
+    def plain(x: Tensor, weight: Tensor, bias: Tensor | None) -> tuple[Tensor]:
+        return (reference(x, weight, bias, dilation, left, activation),)
+
+    return rivals.Borrowed.apply(run, plain, x, weight, bias)[0]
 
 
 _CONV_DTYPES = (torch.float32, torch.float16, torch.bfloat16)

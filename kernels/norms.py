@@ -156,8 +156,10 @@ def _backward_second(ctx: Any, *towards: Tensor | None) -> tuple[Tensor | None, 
     wanted = [ctx.needs & 1, ctx.needs & 2, ctx.needs & 2, ctx.needs & 4, ctx.needs & 8]
     directions = [value if want else None for value, want in zip(towards, wanted, strict=True)]
 
-    def function(*inputs: Tensor | None) -> Tensor:
-        return reference(*inputs, scale, ctx.centre, ctx.eps, ctx.before, ctx.after)
+    def function(
+        x: Tensor, weight: Tensor, bias: Tensor | None, residual: Tensor | None, gate: Tensor | None
+    ) -> Tensor:
+        return reference(x, weight, bias, residual, gate, scale, ctx.centre, ctx.eps, ctx.before, ctx.after)
 
     (by_grad,), by_input = second_order(function, tensors, [grad], directions)
     return by_grad, None, *by_input, None, None, None, None, None, None

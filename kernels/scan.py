@@ -59,8 +59,9 @@ def selective_scan(
     """
     check_shape("u", u, (None, None, None), "[B, D, L]")
     check_shape("delta", delta, tuple(u.shape), "like u")
-    turned = [x if x is None or x.dim() == 2 else x.movedim(-1, 1) for x in (u, delta, B, C, z)]
-    out, last = _run(*turned[:2], A, *turned[2:4], D, turned[4], delta_bias, delta_softplus)
+    u, delta, B, C = (x if x.dim() == 2 else x.movedim(-1, 1) for x in (u, delta, B, C))
+    z = z if z is None or z.dim() == 2 else z.movedim(-1, 1)
+    out, last = _run(u, delta, A, B, C, D, z, delta_bias, delta_softplus)
     out = out.transpose(1, 2)
     return (out, last) if return_last_state else out
 
@@ -209,14 +210,14 @@ def _check(
         check_shape(name, x, (batch, steps, None, states), "[B, L, N] or [B, L, G, N]")
         if x.shape[2] == 0 or dim % x.shape[2]:
             raise InvalidArgument(f"{name} has {x.shape[2]} groups, which do not divide the {dim} channels of u.")
-    for name, x in (("D", D), ("delta_bias", delta_bias)):
-        if x is not None:
-            check_shape(name, x, (dim,), "[D]")
+    for name, each in (("D", D), ("delta_bias", delta_bias)):
+        if each is not None:
+            check_shape(name, each, (dim,), "[D]")
     if z is not None:
         check_shape("z", z, (batch, steps, dim), "like u")
-    for name, x in (("delta", delta), ("A", A), ("B", B), ("C", C), ("D", D), ("z", z), ("delta_bias", delta_bias)):
-        if x is not None:
-            check_device(name, x, u)
+    for name, each in (("delta", delta), ("A", A), ("B", B), ("C", C), ("D", D), ("z", z), ("delta_bias", delta_bias)):
+        if each is not None:
+            check_device(name, each, u)
 
 
 def reference(
@@ -298,8 +299,9 @@ def _backward_second(ctx: Any, *towards: Tensor | None) -> tuple[Tensor | None, 
     directions = [None if x is None else value for x, value in zip(tensors, towards, strict=True)]
 
     def function(*inputs: Tensor | None) -> Tensor:
-        wide = [None if x is None else x.to(computed(x.dtype)) for x in inputs]
-        return reference(*wide, ctx.softplus)[0].to(grad.dtype)
+        arguments: list[Any] = [None if x is None else x.to(computed(x.dtype)) for x in inputs]
+        arguments.append(ctx.softplus)
+        return reference(*arguments)[0].to(grad.dtype)
 
     (by_grad,), by_input = second_order(function, tensors, [grad], directions)
     return by_grad, None, *by_input, None
@@ -348,6 +350,7 @@ def _by_mamba(
     u: Tensor, delta: Tensor, A: Tensor, B: Tensor, C: Tensor, D: Tensor | None, z: Tensor | None, *rest: Any
 ) -> tuple[Tensor, Tensor]:
     function, _ = rivals.mamba_scan()
+    assert function is not None, "picked only where rivals.supports found it"
     # Time comes last there, and must be contiguous.
     u, delta, B, C = (x.movedim(1, -1).contiguous() for x in (u, delta, B, C))
     z = None if z is None else z.movedim(1, -1).contiguous()

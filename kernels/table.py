@@ -71,6 +71,7 @@ def _row(name: str, device: str, dtype: torch.dtype) -> KernelRow:
     operation = OPERATIONS[name]
     reasons = operation.reasons(torch.empty(0, device=device, dtype=dtype))
     wish = forced()
+    chosen: str | None
     if wish == "auto":
         chosen = next(each for each, reason in reasons.items() if reason is None)
     else:
