@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, overload
 
 import torch
 from torch import Tensor
@@ -14,6 +14,25 @@ from .depthwise import depthwise_conv1d
 Activation = Literal["none", "silu", "swish"] | None
 
 
+@overload
+def causal_conv1d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    initial_states: Tensor | None = None,
+    return_final_states: Literal[False] = False,
+    activation: Activation = None,
+) -> Tensor: ...
+@overload
+def causal_conv1d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    initial_states: Tensor | None = None,
+    *,
+    return_final_states: Literal[True],
+    activation: Activation = None,
+) -> tuple[Tensor, Tensor]: ...
 def causal_conv1d(
     x: Tensor,
     weight: Tensor,
@@ -44,6 +63,25 @@ def causal_conv1d(
     return (out.transpose(1, 2), after.transpose(1, 2)) if return_final_states else out.transpose(1, 2)
 
 
+@overload
+def causal_conv1d_steps(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    initial_states: Tensor | None = None,
+    return_final_states: Literal[False] = False,
+    activation: Activation = None,
+) -> Tensor: ...
+@overload
+def causal_conv1d_steps(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    initial_states: Tensor | None = None,
+    *,
+    return_final_states: Literal[True],
+    activation: Activation = None,
+) -> tuple[Tensor, Tensor]: ...
 def causal_conv1d_steps(
     x: Tensor,
     weight: Tensor,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor
@@ -16,6 +16,14 @@ from ._library import define, differentiable_by, second_order
 from .dispatch import Implementation, Operation, autocasting
 
 
+@overload
+def mixed_sum(
+    xs: Sequence[Tensor], weights: Tensor, *, normalize: bool = False, mean_squares: Literal[False] = False
+) -> Tensor: ...
+@overload
+def mixed_sum(
+    xs: Sequence[Tensor], weights: Tensor, *, normalize: bool = False, mean_squares: Literal[True]
+) -> tuple[Tensor, Tensor]: ...
 def mixed_sum(
     xs: Sequence[Tensor], weights: Tensor, *, normalize: bool = False, mean_squares: bool = False
 ) -> Tensor | tuple[Tensor, Tensor]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Self
 
 from .errors import InvalidArgument, check_flag, check_int, check_range, check_real, nearest
 
 
+@dataclasses.dataclass
 class PlainConfig:
     """Reading from and writing to plain dictionaries, and the checks that the dataclasses share."""
 
@@ -23,7 +24,7 @@ class PlainConfig:
         """
         if not isinstance(data, Mapping):
             raise InvalidArgument(f"{cls.__name__}.from_dict needs a mapping, got {type(data).__name__}.")
-        names = [entry.name for entry in dataclasses.fields(cls)]  # type: ignore[arg-type]
+        names = [entry.name for entry in dataclasses.fields(cls)]
         for key in data:
             if key not in names:
                 raise InvalidArgument(f"{cls.__name__} has no field {key!r}; fields: {names}.{nearest(key, names)}")
@@ -31,12 +32,12 @@ class PlainConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Return dictionaries, lists, numbers, strings, bools and None only; the result shares nothing with self."""
-        return {entry.name: _plain(getattr(self, entry.name)) for entry in dataclasses.fields(self)}  # type: ignore[arg-type]
+        return {entry.name: _plain(getattr(self, entry.name)) for entry in dataclasses.fields(self)}
 
     def __post_init__(self) -> None:
         """Check what the type of a field alone decides, so that no text stands for a switch, a number or a seed."""
-        check = {"bool": check_flag, "int": check_int, "float": check_real}
-        for entry in dataclasses.fields(self):  # type: ignore[arg-type]
+        check: dict[Any, Callable[..., Any]] = {"bool": check_flag, "int": check_int, "float": check_real}
+        for entry in dataclasses.fields(self):
             if entry.type in check:
                 setattr(self, entry.name, check[entry.type](entry.name, getattr(self, entry.name)))
 

@@ -49,9 +49,12 @@ class WindowSource(Protocol):
     ``len(source)`` is the number of windows. ``lookback`` is L, ``horizon`` is H, ``channels`` is C.
     """
 
-    lookback: int
-    horizon: int
-    channels: int
+    @property
+    def lookback(self) -> int: ...
+    @property
+    def horizon(self) -> int: ...
+    @property
+    def channels(self) -> int: ...
 
     def __len__(self) -> int: ...
 

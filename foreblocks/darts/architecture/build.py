@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from .._core.logging import get_logger
+from .._core.modules import ModuleList
 from .._core.seeding import seeded
 from ..ops.blocks import rms_norm
 from ..ops.registry import build_op, import_op
@@ -36,7 +37,7 @@ class FixedCell(nn.Module):
         super().__init__()
         self.spec = spec
         self.norm = rms_norm(macro.hidden_dim)
-        self.edges = nn.ModuleList(
+        self.edges = ModuleList(
             FixedOp(
                 e.op.name,
                 build_op(e.op.name, macro.hidden_dim, macro.num_tokens, dropout=macro.dropout, **e.op.params),
@@ -75,7 +76,7 @@ class ForecastNetwork(nn.Module):
         self.spec = spec
         self.selected_norm = spec.macro.series_norm
         self.skeleton = Skeleton(spec.macro)
-        self.cells = nn.ModuleList(FixedCell(spec.macro, cell) for cell in spec.cells)
+        self.cells = ModuleList(FixedCell(spec.macro, cell) for cell in spec.cells)
 
     def forward(self, x: Tensor, x_future: Tensor | None = None) -> Tensor:
         """Forecast ``[B, H, C_out]`` from ``x [B, L, C]`` and, if the spec has covariates, ``x_future [B, H, F]``."""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from .._core.errors import check_int
+from .._core.modules import ModuleList
 from ..ops.blocks import rms_norm
 from .mixed_op import ALPHA_NOISE, EdgeMix, MixedOp, MixtureSettings, mixtures
 
@@ -49,7 +50,7 @@ class DARTSCell(nn.Module):
         self.num_nodes = check_int("num_nodes", num_nodes, low=2)
         self.pairs = edge_pairs(self.num_nodes)
         self.norm = rms_norm(dim)
-        self.edges = nn.ModuleList(MixedOp(dim, length, ops, dropout=dropout, settings=settings) for _ in self.pairs)
+        self.edges = ModuleList(MixedOp(dim, length, ops, dropout=dropout, settings=settings) for _ in self.pairs)
         self.scale = nn.Parameter(torch.full((dim,), LAYER_SCALE))
         # One logit an edge; a node with a single input has nothing to choose and its logit is not created.
         self.edge_logits = nn.ParameterDict(

@@ -81,7 +81,7 @@ def derive_spec(model: TimeSeriesDARTS, *, diversity: bool = False) -> ArchSpec:
     Raises:
         InvalidArgument: ``model`` is not a ``TimeSeriesDARTS``.
     """
-    _check_searched(model)
+    model = _searched(model)
     return spec_of(model, alpha_choice(model, diversity=diversity))
 
 
@@ -91,7 +91,7 @@ def derive_network(model: TimeSeriesDARTS, spec: ArchSpec | None = None) -> Fore
     Every op of the spec must be an op of the same edge in ``model``. The result is in eval mode on the device of
     ``model``, which stays as it was.
     """
-    _check_searched(model)
+    model = _searched(model)
     spec = derive_spec(model) if spec is None else spec
     network = build_network(spec, seed=0).to(next(model.parameters()).device)
     transfer_weights(model, network)
@@ -139,9 +139,10 @@ def derive_final_architecture(model: nn.Module) -> nn.Module:
         network = build_network(model.spec, seed=0).to(next(model.parameters()).device)
         network.load_state_dict(model.state_dict())
         return network.eval()
-    return derive_network(model)
+    return derive_network(_searched(model))
 
 
-def _check_searched(model: nn.Module) -> None:
+def _searched(model: nn.Module) -> TimeSeriesDARTS:
     if not isinstance(model, TimeSeriesDARTS):
         raise InvalidArgument(f"model is a {type(model).__name__}; derivation needs a TimeSeriesDARTS.")
+    return model

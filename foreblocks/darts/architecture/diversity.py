@@ -77,7 +77,7 @@ def _spread(
                 if counts.count(other) < most and not (names[other] == IDENTITY and importance[edge] > LOUD)
             ]
             if free:
-                chosen[edge] = max(free, key=lambda other, edge=edge: (p[edge][other], -other))
+                chosen[edge] = -max((p[edge][other], -other) for other in free)[1]
 
 
 def _living(row: Sequence[float]) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -72,6 +72,10 @@ class MixedOp(nn.Module):
         dropout: rate inside the ops.
         settings: how logits become probabilities.
     """
+
+    member: Tensor
+    alive: Tensor
+    running_index: Tensor
 
     def __init__(
         self,
@@ -196,6 +200,7 @@ class MixedOp(nn.Module):
             return self.ops[self.names[self._forced or 0]](x)
         if mix is None:
             (mix,) = mixtures([self])
+            assert mix is not None, "an undecided edge has a mixture"
         if not mix.indices:
             return torch.zeros_like(x)
         if self._compiled is not None and self.training and self._compiled.takes(self.ops, x, mix):
@@ -242,9 +247,9 @@ def edge_logits(edges: Sequence[MixedOp]) -> EdgeLogits:
     s = first.settings
     family = None
     if first.family_logits is not None:
-        family = torch.stack([edge.family_logits for edge in edges])
+        family = _stack([edge.family_logits for edge in edges])
     return EdgeLogits(
-        op=torch.stack([edge.op_logits for edge in edges]),
+        op=_stack([edge.op_logits for edge in edges]),
         family=family,
         member=first.member,
         alive=torch.stack([edge.alive for edge in edges]),
@@ -252,6 +257,10 @@ def edge_logits(edges: Sequence[MixedOp]) -> EdgeLogits:
         family_temperature=max(first.temperature * s.group_temperature_mult, s.min_group_temperature),
         floor=s.group_min_prob,
     )
+
+
+def _stack(logits: list[nn.Parameter | None]) -> Tensor:
+    return torch.stack(cast("list[Tensor]", logits))  # all edges have the same ops, and so logits if one has them
 
 
 def mixtures(edges: Sequence[MixedOp]) -> list[EdgeMix | None]:

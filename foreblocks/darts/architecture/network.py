@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from .._core.errors import InvalidArgument, check_choice, check_int, check_keywords, check_real
 from .._core.keywords import keywords_with_defaults, warn_keywords
 from .._core.logging import get_logger
+from .._core.modules import ModuleList
 from ..config import DEFAULT_OPS, TEMPERATURE_SCHEDULES, chosen_relaxation
 from ..ops.registry import get_op, resolve_ops
 from .cell import KEPT_INPUTS, DARTSCell
@@ -159,7 +160,7 @@ class TimeSeriesDARTS(nn.Module):
             pc_ratio=pc_ratio,
         )
         self.skeleton = Skeleton(self.macro)
-        self.cells = nn.ModuleList(
+        self.cells = ModuleList(
             DARTSCell(
                 hidden_dim,
                 self.macro.num_tokens,

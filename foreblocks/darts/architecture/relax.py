@@ -58,8 +58,8 @@ class EdgeLogits:
 class Relaxation(Protocol):
     """Turns a table of logits into mixture weights."""
 
-    name: str
-    partial: bool  #: ops see a part of the channels only (``mixed_op.MixedOp``)
+    name: ClassVar[str]
+    partial: ClassVar[bool]  #: ops see a part of the channels only (``mixed_op.MixedOp``)
 
     def probabilities(self, edges: EdgeLogits) -> Tensor:
         """Return ``[E, K]``: how likely each op is, rows sum to 1; differentiable, without noise."""

@@ -176,7 +176,8 @@ class Mamba(nn.Module):
         return self.blocks(tokens)
 
 
-_PARTS: dict[str, Callable[[Macro], nn.Module]] = {
+SequencePart = EncoderOnly | EncoderDecoder | DecoderOnly | Mamba
+_PARTS: dict[str, Callable[[Macro], SequencePart]] = {
     "encoder_only": EncoderOnly,
     "encoder_decoder": EncoderDecoder,
     "decoder_only": DecoderOnly,
@@ -184,7 +185,7 @@ _PARTS: dict[str, Callable[[Macro], nn.Module]] = {
 }
 
 
-def build_sequence(macro: Macro) -> nn.Module:
+def build_sequence(macro: Macro) -> SequencePart:
     """Build the sequence part for ``macro.arch_mode``.
 
     Returns:

@@ -24,6 +24,8 @@ class Skeleton(nn.Module):
         macro: the fixed choices.
     """
 
+    targets: Tensor | None
+
     def __init__(self, macro: Macro) -> None:
         super().__init__()
         self.macro = macro

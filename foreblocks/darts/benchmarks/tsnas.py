@@ -172,6 +172,8 @@ def to_record(entry: TsnasEntry) -> dict[str, Any]:
 def _entry(row: Mapping[str, str]) -> TsnasEntry:
     known = {*TEXT_COLUMNS, *seed_columns(), *COST_COLUMNS}
     json.loads(row["spec"])
+    numbers: dict[str, Any] = {name: _number(row[name]) for name in COST_COLUMNS}
+    numbers |= {name: tuple(_number(row[f"{name}_{seed}"]) for seed in SEEDS) for name in SEED_COLUMNS}
     return TsnasEntry(
         data=row["data"],
         arch=int(row["arch"]),
@@ -180,8 +182,7 @@ def _entry(row: Mapping[str, str]) -> TsnasEntry:
         spec=row["spec"],
         batch_size=int(row["batch_size"]),
         proxies={name: float(value) for name, value in row.items() if name not in known and value != ""},
-        **{name: tuple(_number(row[f"{name}_{seed}"]) for seed in SEEDS) for name in SEED_COLUMNS},
-        **{name: _number(row[name]) for name in COST_COLUMNS},
+        **numbers,
     )
 
 

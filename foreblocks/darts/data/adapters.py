@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Iterable, Sized
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch.utils.data import Subset
@@ -27,7 +27,10 @@ class HasWindowStarts(Protocol):
     and the architecture. ``torch.utils.data.Subset`` of such a dataset works too.
     """
 
-    window_starts: torch.Tensor
+    @property
+    def window_starts(self) -> torch.Tensor:
+        """Row at which each window begins."""
+        ...
 
 
 class Store(Protocol):
@@ -228,8 +231,9 @@ def declared_starts(dataset: Any, role: str) -> torch.Tensor | None:
     """
     if isinstance(dataset, HasWindowStarts):
         starts = torch.as_tensor(dataset.window_starts).to(torch.int64)
-        if starts.shape != (len(dataset),):
-            raise DataError(f"{role} data: window_starts of shape {tuple(starts.shape)} for {len(dataset)} windows.")
+        count = len(cast("Sized", dataset))
+        if starts.shape != (count,):
+            raise DataError(f"{role} data: window_starts of shape {tuple(starts.shape)} for {count} windows.")
         return starts
     if isinstance(dataset, Subset):
         below = declared_starts(dataset.dataset, role)
@@ -282,6 +286,7 @@ class AdaptedSource:
             if not len(self):
                 raise DataError(f"{self._role} data: the loader is empty.")
             self.gather(torch.zeros(1, dtype=torch.int64))
+        assert self._probed is not None, "gather notes the sizes"
         return self._probed
 
     @property

@@ -40,10 +40,11 @@ def unpack_forecasting_batch(
     Raises:
         DataError: the batch is no such pair, or its future covariates are not ``[B, >= H, F]``.
     """
-    x, y, future = (None if part is None else part.to(device) for part in split_batch(batch))
+    x, y, future = split_batch(batch)
+    x, y = x.to(device), y.to(device)
     kwargs: dict[str, Any] = {}
     if future is not None:
-        kwargs["x_future"] = check_future(future, len(x), y.shape[1] if y.ndim == 3 else 1)
+        kwargs["x_future"] = check_future(future.to(device), len(x), y.shape[1] if y.ndim == 3 else 1)
     if include_decoder_targets and y.ndim == 3 and y.shape[-1] == x.shape[-1]:
         kwargs["decoder_targets"] = y
     if teacher_forcing_ratio is not None:

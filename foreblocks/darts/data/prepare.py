@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -116,9 +117,11 @@ def prepare(
     known = (
         find_columns(frame.channels, future_columns, frame.name, argument="future_columns") if future_columns else ()
     )
-    layout = {"names": frame.channels, "target_channels": chosen, "future_channels": known}
+    windows = partial(
+        WindowDataset, scaled, lookback, horizon, names=frame.channels, target_channels=chosen, future_channels=known
+    )
     train, val, test = (
-        WindowDataset(scaled, lookback, horizon, first=first, last=stop, **layout)
+        windows(first=first, last=stop)
         for first, stop in (split.train, *((start - lookback, stop) for start, stop in (split.val, split.test)))
     )
     return Prepared(train, val, test, scaler, split, frame.channels, frame.dates, frame)

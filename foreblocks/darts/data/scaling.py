@@ -127,5 +127,5 @@ class StandardScaler:
         if isinstance(values, torch.Tensor):
             dtype = values.dtype if values.dtype.is_floating_point else torch.get_default_dtype()
             return torch.tensor(row, dtype=dtype, device=values.device)
-        dtype = values.dtype if np.issubdtype(values.dtype, np.floating) else np.float64
-        return np.asarray(row, dtype=dtype)
+        kind = values.dtype if np.issubdtype(values.dtype, np.floating) else np.float64
+        return np.asarray(row, dtype=kind)

@@ -111,9 +111,10 @@ def _forecasting(source: WindowSource, targets: Sequence[int], role: str) -> Win
     if not isinstance(source, WindowDataset):
         return AdaptedSource(SourceStore(source), role, tuple(targets))
     unsaid, _ = split_channels(None, source.future_channels, source.channels)
-    if source.target_channels not in (unsaid, tuple(targets)):
+    own = source.target_channels
+    if own is not None and own not in (unsaid, tuple(targets)):
         raise DataError(
-            f"{role} data: the windows forecast the channels {list(source.target_channels)}, but "
+            f"{role} data: the windows forecast the channels {list(own)}, but "
             f"target_channels={list(targets)} was asked for."
         )
     return source.forecasting(targets)
@@ -229,7 +230,9 @@ def read_batch(source: WindowSource, indices: torch.Tensor, *, role: str, batch:
     names = source.names if isinstance(source, WindowDataset) else None
     for name in ("x", "y", "x_future"):
         part = getattr(read, name)
-        bad = torch.nonzero(~torch.isfinite(part)) if part is not None else ()
+        if part is None:
+            continue
+        bad = torch.nonzero(~torch.isfinite(part))
         if len(bad):
             sample, step, channel = bad[0].tolist()
             named = f" ({names[channel]!r})" if names is not None and part.shape[2] == len(names) else ""
@@ -294,7 +297,7 @@ def _as_it_was(sampler: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        if state is not None:
+        if generator is not None:
             generator.set_state(state)
 
 

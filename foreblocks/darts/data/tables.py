@@ -6,6 +6,7 @@ import csv
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -81,10 +82,10 @@ def format_dates(dates: np.ndarray, offset: np.timedelta64 | None = None) -> lis
     """Return ISO texts of dates (``datetime64[us]``) or integers; arguments as ``write_table``."""
     if dates.dtype.kind != "M":
         return [str(int(date)) for date in dates]
-    wall = dates if offset is None else dates + offset
+    wall: np.ndarray = dates if offset is None else dates + offset
     if offset is None and (wall == wall.astype("datetime64[D]")).all():
         return [str(day) for day in wall.astype("datetime64[D]")]
-    unit = "us" if (wall != wall.astype("datetime64[s]")).any() else "s"
+    unit: Literal["us", "s"] = "us" if (wall != wall.astype("datetime64[s]")).any() else "s"
     return [str(text).replace("T", " ") + _zone(offset) for text in np.datetime_as_string(wall, unit=unit)]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from typing import Self
+from typing import Self, overload
 
 import torch
 from torch.utils.data import Dataset, default_collate
@@ -163,8 +163,14 @@ class GatheredWindows(Sequence[Window]):
         """Return the number of samples B."""
         return len(self.batch)
 
-    def __getitem__(self, index: int) -> Window:
-        """Return one sample as views ``[L, C]``, ``[H, C_out]`` and perhaps ``[H, F]``."""
+    @overload
+    def __getitem__(self, index: int) -> Window: ...
+    @overload
+    def __getitem__(self, index: slice) -> GatheredWindows: ...
+    def __getitem__(self, index: int | slice) -> Window | GatheredWindows:
+        """Return one sample as views ``[L, C]``, ``[H, C_out]`` and perhaps ``[H, F]``, or some samples."""
+        if isinstance(index, slice):
+            return GatheredWindows(self.batch[index])
         return tuple(part[index] for part in self.parts)
 
     def __iter__(self) -> Iterator[Window]:

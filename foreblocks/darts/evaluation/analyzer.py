@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +164,7 @@ class StreamlinedDARTSAnalyzer:
 
 
 #: file name without suffix → method that draws it
-FIGURES = {
+FIGURES: dict[str, Callable[[StreamlinedDARTSAnalyzer], Any]] = {
     "encoder_decoder_analysis": StreamlinedDARTSAnalyzer.plot_encoder_decoder_analysis,
     "operation_analysis": StreamlinedDARTSAnalyzer.plot_operation_analysis,
     "correlation_analysis": StreamlinedDARTSAnalyzer.plot_correlation_analysis,

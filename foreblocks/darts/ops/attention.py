@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import final
+from typing import TypedDict, final
 
 import torch
 import torch.nn.functional as F
@@ -25,7 +25,13 @@ SMALLEST_WINDOW = 4
 START_TEMPERATURE = 10.0
 LARGEST_TEMPERATURE = 100.0
 _EPS = 1e-6
-Range = dict[str, Tensor]  # ``first`` and ``last`` of ``softmax_attention``; empty for all keys
+
+
+class Range(TypedDict, total=False):
+    """Two arguments of ``softmax_attention``; empty for all keys."""
+
+    first: Tensor
+    last: Tensor
 
 
 @dataclass(frozen=True)

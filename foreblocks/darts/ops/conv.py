@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .._core.modules import ModuleList
 from ..kernels import depthwise_conv1d, residual_convs
 from .blocks import FeatureDropout, Linear, StepConv, StepConvTranspose, check_length, rms_norm
 from .registry import register_op
@@ -54,7 +55,7 @@ class TCN(nn.Module):
 
     def __init__(self, dim: int, length: int, *, dropout: float = 0.1) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(StepConv(dim, dim, 3, dilation=rate, causal=True) for rate in (1, 2, 4))
+        self.blocks = ModuleList(StepConv(dim, dim, 3, dilation=rate, causal=True) for rate in (1, 2, 4))
         self.dropout = FeatureDropout(dropout)
         self.norm = rms_norm(dim)
 
@@ -117,6 +118,8 @@ class MultiScaleConv(nn.Module):
     with zeros. Source of the mixed kernels: Tan and Le, MixConv, 2019.
     """
 
+    spread: Tensor
+
     def __init__(self, dim: int, length: int, *, dropout: float = 0.1) -> None:
         super().__init__()
         kernels = _MULTI_SCALE_KERNELS[:dim]
@@ -165,8 +168,8 @@ class PyramidConv(nn.Module):
         lengths = [length]
         for _ in range(_PYRAMID_DEPTH):
             lengths.append(-(-lengths[-1] // 2))
-        self.down = nn.ModuleList(StepConv(dim, dim, 3, stride=2) for _ in range(_PYRAMID_DEPTH))
-        self.up = nn.ModuleList(StepConvTranspose(dim, dim, steps) for steps in reversed(lengths[:-1]))
+        self.down = ModuleList(StepConv(dim, dim, 3, stride=2) for _ in range(_PYRAMID_DEPTH))
+        self.up = ModuleList(StepConvTranspose(dim, dim, steps) for steps in reversed(lengths[:-1]))
         self.dropout = FeatureDropout(dropout)
         self.norm = rms_norm(dim)
 

@@ -8,6 +8,7 @@ import math
 import torch
 from torch import Tensor, nn
 
+from .._core.modules import ModuleList
 from ..kernels import time_linear
 from .blocks import (
     FeatureDropout,
@@ -104,10 +105,10 @@ class TimeMixer(nn.Module):
         lengths = [length]
         while len(lengths) < _MIXER_SCALES and lengths[-1] > 1:
             lengths.append(-(-lengths[-1] // 2))
-        self.split = nn.ModuleList(SeriesDecomposition(odd_kernel(steps)) for steps in lengths)
+        self.split = ModuleList(SeriesDecomposition(odd_kernel(steps)) for steps in lengths)
         pairs = list(itertools.pairwise(lengths))
-        self.season_down = nn.ModuleList(_TimeMix(fine, coarse) for fine, coarse in pairs)
-        self.trend_up = nn.ModuleList(_TimeMix(coarse, fine) for fine, coarse in pairs)
+        self.season_down = ModuleList(_TimeMix(fine, coarse) for fine, coarse in pairs)
+        self.trend_up = ModuleList(_TimeMix(coarse, fine) for fine, coarse in pairs)
         self.expand = Linear(dim, dim)
         self.reduce = Linear(dim, dim)
         self.dropout = FeatureDropout(dropout)
@@ -135,10 +136,12 @@ class TimeMixer(nn.Module):
 class _BasisBlock(nn.Module):
     """One N-BEATS block over time: an MLP gives the coefficients of a backcast and of a forecast on one basis."""
 
+    basis: Tensor
+
     def __init__(self, length: int, basis: Tensor, *, learned: bool = False) -> None:
         super().__init__()
         width = min(length, _NBEATS_WIDTH)
-        self.hidden = nn.ModuleList([TimeLinear(length, width), TimeLinear(width, width)])
+        self.hidden = ModuleList([TimeLinear(length, width), TimeLinear(width, width)])
         self.theta = TimeLinear(width, 2 * basis.shape[1])
         if learned:
             self.basis = nn.Parameter(basis)
@@ -176,7 +179,7 @@ class NBeats(nn.Module):
         super().__init__()
         self.length = length
         generic = torch.randn(length, min(length, _NBEATS_GENERIC))
-        self.blocks = nn.ModuleList(
+        self.blocks = ModuleList(
             [
                 _BasisBlock(length, polynomial_basis(length)),
                 _BasisBlock(length, seasonal_basis(length)),

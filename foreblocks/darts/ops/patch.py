@@ -32,6 +32,8 @@ class PatchEmbed(nn.Module):
     Source of the patches: Nie et al., PatchTST, 2023.
     """
 
+    spread: Tensor
+
     def __init__(self, dim: int, length: int, *, dropout: float = 0.1) -> None:
         super().__init__()
         self.length = length

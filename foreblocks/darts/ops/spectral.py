@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .._core.modules import ModuleList
 from ..kernels import spectral_map, time_linear, wavelet_merge, wavelet_split
 from .blocks import FeatureDropout, Linear, activated, check_length, rms_norm
 from .registry import register_op
@@ -37,6 +38,8 @@ class Wavelet(nn.Module):
     Source: Mallat, 1989.
     """
 
+    filters: Tensor
+
     def __init__(self, dim: int, length: int, *, dropout: float = 0.1) -> None:
         super().__init__()
         wavelet = pywt.Wavelet(_WAVELET)
@@ -45,7 +48,7 @@ class Wavelet(nn.Module):
         # A filter is a correlation with the reversed taps.
         filters = torch.tensor([wavelet.dec_lo[::-1], wavelet.dec_hi[::-1]])
         self.register_buffer("filters", filters, persistent=False)
-        self.bands = nn.ModuleList(Linear(dim, dim) for _ in range(self.levels + 1))
+        self.bands = ModuleList(Linear(dim, dim) for _ in range(self.levels + 1))
         self.dropout = FeatureDropout(dropout)
         self.norm = rms_norm(dim)
 
@@ -91,6 +94,9 @@ class Fourier(nn.Module):
 
     Sources: Zhou et al., FEDformer, 2022 (lowest modes); Yi et al., FreTS, 2023 (complex maps over features).
     """
+
+    forth: Tensor
+    back: Tensor
 
     def __init__(self, dim: int, length: int, *, dropout: float = 0.1) -> None:
         super().__init__()
@@ -140,6 +146,11 @@ class TimesNet(nn.Module):
 
     Source: Wu et al., TimesNet, 2023; its inception kernels are summed, hence one convolution of their common size.
     """
+
+    basis: Tensor
+    periods: Tensor
+    period_of: Tensor
+    neighbours: Tensor
 
     def __init__(self, dim: int, length: int, *, dropout: float = 0.1) -> None:
         super().__init__()

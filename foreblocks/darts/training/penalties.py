@@ -56,7 +56,7 @@ def normalised_entropy(p: Tensor, count: Tensor) -> Tensor:
 class Penalty(Protocol):
     """A term of the architecture loss; larger is worse."""
 
-    name: str
+    name: ClassVar[str]
 
     def __call__(self, t: EdgeTable) -> Tensor:
         """Return the penalty of the current logits, a scalar."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from torch.optim import Optimizer
+
 
 def one_cycle(
     step: int, total: int, peak: float, *, rise: float = 0.3, div: float = 25.0, final_div: float = 1e3
@@ -34,7 +36,7 @@ def _cosine(start: float, end: float, progress: float) -> float:
     return end + 0.5 * (start - end) * (1.0 + math.cos(math.pi * progress))
 
 
-def set_rate(optimizer: object, rate: float) -> None:
+def set_rate(optimizer: Optimizer, rate: float) -> None:
     """Set the learning rate of every parameter group of an optimizer."""
-    for group in optimizer.param_groups:  # type: ignore[attr-defined]
+    for group in optimizer.param_groups:
         group["lr"] = rate * group.get("rate_scale", 1.0)

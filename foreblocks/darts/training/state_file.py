@@ -112,7 +112,7 @@ class StateFile:
 
 def tensor_bytes(tensor: Tensor) -> memoryview:
     """Return the bytes of a CPU tensor, for a checksum."""
-    return memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
 
 
 def _holds_tensors(value: Any) -> bool:

@@ -49,7 +49,7 @@ class Correlation:
 
 
 def correlation(
-    x: Sequence[float], y: Sequence[float], *, method: str = "pearson", level: float = 0.95
+    x: Sequence[float | None], y: Sequence[float | None], *, method: str = "pearson", level: float = 0.95
 ) -> Correlation | None:
     """Return the correlation over the pairs that are both finite.
 

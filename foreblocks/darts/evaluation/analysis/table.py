@@ -139,7 +139,7 @@ def _architecture(record: Record) -> dict[str, Any]:
         "num_edges": cells * nodes * (nodes - 1) // 2 if cells and nodes else None,
         "patch_len": macro.get("patch_len"),
         "arch_mode": mode,
-        "encoder_type": {"mamba": "mamba", "decoder_only": "none"}.get(mode, "transformer") if known else None,
+        "encoder_type": {"mamba": "mamba", "decoder_only": "none"}.get(mode or "", "transformer") if known else None,
         "decoder_type": ("transformer" if mode in ("encoder_decoder", "decoder_only") else "none") if known else None,
         "attention_type": record.get("transformer_self_attention_type") if mode != "mamba" else "none",
         "ffn_type": record.get("transformer_ffn_variant"),

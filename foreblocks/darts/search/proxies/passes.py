@@ -269,9 +269,9 @@ class Passes:
     def _double_backward(self) -> float:
         pairs = self._once("backward", self._backward)
         with torch.enable_grad():
-            product = sum((g.detach() * g).sum() for _, g in pairs)
+            products = [(g.detach() * g).sum() for _, g in pairs]
             weights = [w for w, _ in pairs]
-            rows = torch.autograd.grad(product, weights, retain_graph=True, allow_unused=True)
+            rows = torch.autograd.grad(sum(products[1:], products[0]), weights, retain_graph=True, allow_unused=True)
         terms = [_dot(w, h) for w, h in zip(weights, rows, strict=True) if h is not None]
         return float(sum(terms))
 

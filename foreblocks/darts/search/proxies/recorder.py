@@ -7,7 +7,7 @@ changes nothing outside its ``with`` block.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -92,14 +92,14 @@ class ActivationRecorder(TorchFunctionMode):
             return func(*args, **kwargs)
         source = args[0] if args else kwargs["input"]
         # Before the call: an in-place activation overwrites its input.
-        rows = by_sample(source, self.batch)
-        if rows is not None:
+        watched = by_sample(source, self.batch) is not None
+        if watched:
             with torch.no_grad():
-                self._add_kernel(by_sample(read(source), self.batch))
+                self._add_kernel(read(source).reshape(self.batch, -1))
         result = func(*args, **kwargs)
-        if rows is not None:
+        if watched:
             with torch.no_grad():
-                self._add_similarity(by_sample(result, self.batch))
+                self._add_similarity(result.reshape(self.batch, -1))
         return result
 
     def _add_kernel(self, rows: Tensor) -> None:
@@ -147,7 +147,7 @@ class FisherRecorder:
     def _watch(self, name: str, dim: int) -> Callable[..., None]:
         def hook(module: nn.Module, inputs: Any, output: Tensor) -> None:
             if self.collecting and output.requires_grad and by_sample(output, self.batch) is not None:
-                self.fan_in[name] = module.weight.numel() / output.shape[dim]
+                self.fan_in[name] = cast("Tensor", module.weight).numel() / output.shape[dim]
                 # The detached alias shares the version counter; a hook that held the output would be a cycle.
                 seen, version = output.detach(), output._version
                 output.register_hook(lambda grad: self._add(name, dim, (seen, version), grad.detach()))

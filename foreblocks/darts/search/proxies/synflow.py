@@ -106,8 +106,8 @@ def _flow(twin: nn.Module, shapes: Sequence[tuple[int, ...]], mode: _Positive) -
     with torch.enable_grad(), mode:
         total = twin(*ones).sum()
     grads = torch.autograd.grad(total, weights, allow_unused=True)
-    flow: Tensor = sum((w.detach() * g).abs().sum() for w, g in zip(weights, grads, strict=True) if g is not None)
-    flow = torch.as_tensor(flow, dtype=torch.float64)
+    terms = [(w.detach() * g).abs().sum() for w, g in zip(weights, grads, strict=True) if g is not None]
+    flow = torch.as_tensor(sum(terms), dtype=torch.float64)
     if float(flow) == 0.0:
         raise ValueError("no synaptic flow reaches a weight")
     return float(flow.log()) + mode.log_scale
