@@ -43,15 +43,20 @@ def check_shape(name: str, x: Tensor, shape: tuple[int | None, ...], letters: st
         shape: what is asked for.
         letters: how the documentation writes it, such as ``"[N, T, D]"``.
     """
-    fits = x.dim() == len(shape) and all(want is None or want == got for want, got in zip(shape, x.shape, strict=True))
-    if not fits:
-        wanted = ", ".join("any" if want is None else str(want) for want in shape)
-        raise InvalidArgument(f"{name} has shape {tuple(x.shape)}; it must be {letters} = ({wanted}).")
+    if x.dim() == len(shape):
+        for want, got in zip(shape, x.shape, strict=True):
+            if want is not None and want != got:
+                break
+        else:
+            return
+    wanted = ", ".join("any" if want is None else str(want) for want in shape)
+    raise InvalidArgument(f"{name} has shape {tuple(x.shape)}; it must be {letters} = ({wanted}).")
 
 
 def check_series(name: str, x: Tensor, letters: str) -> None:
     """Raise unless ``x`` has three dimensions, such as ``"[N, T, D]"``, and a step at least in the second."""
-    check_shape(name, x, (None, None, None), letters)
+    if x.dim() != 3:
+        check_shape(name, x, (None, None, None), letters)
     if x.shape[1] == 0:
         raise InvalidArgument(f"{name} has no step: {letters.split(', ')[1]} must be at least 1.")
 

@@ -62,12 +62,35 @@ static T dot(const T* a, const T* b, int64_t begin, int64_t end) {
   return lane_sum<T>((sums[0] + sums[1]) + (sums[2] + sums[3])) + rest;
 }
 
+// Adds Σ g[i]·xs[k][i] to dots[k]: all K arrays side by side, so that the next lines of each are under way.
+template <class T, int64_t K>
+static void dots_group(const T* g, const T* const* xs, double* dots, int64_t begin, int64_t end) {
+  Vec<T> sums[K] = {};
+  int64_t i = begin;
+  for (; i + kLanes<T> <= end; i += kLanes<T>) {
+    const Vec<T> here = load(g + i);
+#pragma GCC unroll 8
+    for (int64_t k = 0; k < K; ++k) sums[k] += here * load(xs[k] + i);
+  }
+  for (int64_t k = 0; k < K; ++k) {
+    T rest = 0;
+    for (int64_t j = i; j < end; ++j) rest += g[j] * xs[k][j];
+    dots[k] += static_cast<double>(lane_sum<T>(sums[k]) + rest);
+  }
+}
+
 template <class T>
 static void mixed_dots(const T* g, const T* const* xs, int64_t count, double* dots, int64_t begin, int64_t end) {
   for (int64_t k = 0; k < count; ++k) dots[k] = 0.0;
   for (int64_t at = begin; at < end; at += kTile) {
     const int64_t stop = at + kTile < end ? at + kTile : end;
-    for (int64_t k = 0; k < count; ++k) dots[k] += static_cast<double>(dot(g, xs[k], at, stop));
+    int64_t k = 0;
+    for (; k + kGroup <= count; k += kGroup) dots_group<T, kGroup>(g, xs + k, dots + k, at, stop);
+    if (count - k >= 4) {
+      dots_group<T, 4>(g, xs + k, dots + k, at, stop);
+      k += 4;
+    }
+    for (; k < count; ++k) dots[k] += static_cast<double>(dot(g, xs[k], at, stop));
   }
 }
 
@@ -82,16 +105,28 @@ static void square_sums(const T* const* xs, int64_t count, double* sums, int64_t
   }
 }
 
+template <class T, int64_t K>
+static void copies_group(const T* g, const T* w, T* const* outs, int64_t begin, int64_t end) {
+  int64_t i = begin;
+  for (; i + kLanes<T> <= end; i += kLanes<T>) {
+    const Vec<T> here = load(g + i);
+#pragma GCC unroll 8
+    for (int64_t k = 0; k < K; ++k) store(outs[k] + i, here * w[k]);
+  }
+  for (; i < end; ++i)
+    for (int64_t k = 0; k < K; ++k) outs[k][i] = g[i] * w[k];
+}
+
 template <class T>
 static void scaled_copies(const T* g, const T* w, T* const* outs, int64_t count, int64_t begin, int64_t end) {
   for (int64_t at = begin; at < end; at += kTile) {
     const int64_t stop = at + kTile < end ? at + kTile : end;
-    for (int64_t k = 0; k < count; ++k) {
-      T* out = outs[k];
-      const T weight = w[k];
-      int64_t i = at;
-      for (; i + kLanes<T> <= stop; i += kLanes<T>) store(out + i, load(g + i) * weight);
-      for (; i < stop; ++i) out[i] = g[i] * weight;
+    int64_t k = 0;
+    for (; k + kGroup <= count; k += kGroup) copies_group<T, kGroup>(g, w + k, outs + k, at, stop);
+    if (count - k >= 4) {
+      copies_group<T, 4>(g, w + k, outs + k, at, stop);
+      k += 4;
     }
+    for (; k < count; ++k) copies_group<T, 1>(g, w + k, outs + k, at, stop);
   }
 }

@@ -82,8 +82,8 @@ inline std::tuple<Tensor, Tensor> attention_forward(
   return by_dtype("softmax_attention", q, [&](auto* null) -> std::tuple<Tensor, Tensor> {
     using T = std::remove_pointer_t<decltype(null)>;
     Attention<T> whole(q, k, v, first, last, heads, scale, rotary);
-    Tensor result = torch::stable::new_empty(q, q.sizes());
-    Tensor stats = torch::stable::new_empty(q, {q.size(0), heads, 2, q.size(1)});
+    Tensor result = blank(q, q.sizes());
+    Tensor stats = blank(q, {q.size(0), heads, 2, q.size(1)});
     whole.args.out = out<T>(result);
     whole.args.stats = out<T>(stats);
     whole.blocks([&](T* scratch, int64_t begin, int64_t end) {
@@ -106,7 +106,7 @@ inline std::tuple<Tensor, Tensor, Tensor> attention_backward(
     using T = std::remove_pointer_t<decltype(null)>;
     Attention<T> whole(q, k, v, first, last, heads, scale, rotary);
     const Tensor given = packed(grad), kept = packed(stats);
-    const auto like = [](const Tensor& x, bool wanted) { return wanted ? torch::stable::new_empty(x, x.sizes()) : nothing(x); };
+    const auto like = [](const Tensor& x, bool wanted) { return wanted ? blank(x, x.sizes()) : nothing(x); };
     Tensor by_q = like(q, needs & 1), by_k = like(k, needs & 2), by_v = like(v, needs & 2);
     AttentionArgs<T>& a = whole.args;
     a.grad = in<T>(given);

@@ -1,6 +1,7 @@
 // What the glue of every operation needs: torch's stable interface, dtype choice, blocks of work.
 #pragma once
 
+#include <torch/csrc/inductor/aoti_torch/generated/c_shim_aten.h>
 #include <torch/csrc/stable/library.h>
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
@@ -85,7 +86,20 @@ inline void check_same(const char* operation, const char* name, const Tensor& x,
 
 inline Tensor packed(const Tensor& x) { return x.is_contiguous() ? x : torch::stable::contiguous(x); }
 
-inline Tensor nothing(const Tensor& like) { return torch::stable::new_empty(like, {0}); }
+// A tensor like another, not set to anything. torch::stable::new_empty looks its operator up by name at every call,
+// which takes longer than the memory; this is the same function by its address.
+inline Tensor blank(
+    const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef sizes, std::optional<ScalarType> dtype = std::nullopt) {
+  int32_t code = 0;
+  if (dtype) code = torch::stable::detail::to<int32_t>(torch::stable::detail::from(*dtype));
+  AtenTensorHandle made;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_aten_new_empty(
+      like.get(), sizes.data(), static_cast<int64_t>(sizes.size()), dtype ? &code : nullptr, nullptr, nullptr, 0, nullptr,
+      &made));
+  return Tensor(made);
+}
+
+inline Tensor nothing(const Tensor& like) { return blank(like, {0}); }
 
 template <class T>
 const T* in(const Tensor& x) {

@@ -59,8 +59,8 @@ inline std::tuple<Tensor, Tensor> depthwise_norm_forward(
     using T = Compute<S>;
     const DepthwiseNormStages<S> stages(g);
     const int64_t each = stages.each;
-    Tensor result = torch::stable::new_empty(g.x, g.x.sizes());
-    Tensor stats = torch::stable::new_empty(g.x, {x.size(0) * x.size(1), 2}, compute_dtype(x));
+    Tensor result = blank(g.x, g.x.sizes());
+    Tensor stats = blank(g.x, {x.size(0) * x.size(1), 2}, compute_dtype(x));
     const Source<S> source(g.x);
     const Sink<S> sink(result);
     for_blocks(x.size(0), samples_of(x.size(1), x.size(2)), [&](int64_t, int64_t begin, int64_t end) {
@@ -103,7 +103,7 @@ inline DepthwiseNormGradients depthwise_norm_backward(
     const DepthwiseNormStages<S> stages(g);
     const int64_t dim = stages.norm.dim, width = stages.convolution.width, size = samples_of(x.size(1), dim);
     const int64_t each = stages.each, sums_each = (width + 3) * dim;  // taps, bias; scale, offset
-    Tensor grad_x = need_x ? torch::stable::new_empty(g.x, g.x.sizes()) : nothing(x);
+    Tensor grad_x = need_x ? blank(g.x, g.x.sizes()) : nothing(x);
     const Source<S> source(g.x), from(given);
     const Sink<S> sink = need_x ? Sink<S>(grad_x) : Sink<S>();
     std::vector<T> partial(block_count(x.size(0), size) * sums_each, T(0));

@@ -28,7 +28,7 @@ inline Tensor gated_forward(Tensor x, int64_t activation) {
   return by_storage("gated_act", x, [&](auto* null) {
     using S = std::remove_pointer_t<decltype(null)>;
     using T = Compute<S>;
-    Tensor result = torch::stable::new_empty(x, sizes);
+    Tensor result = blank(x, sizes);
     const Source<S> source(data);
     const Sink<S> sink(result);
     for_gated_rows(x, width, [&](int64_t first, int64_t rows) {
@@ -49,7 +49,7 @@ inline Tensor gated_backward(Tensor grad, Tensor x, int64_t activation) {
   return by_storage("gated_act_backward", x, [&](auto* null) {
     using S = std::remove_pointer_t<decltype(null)>;
     using T = Compute<S>;
-    Tensor result = torch::stable::new_empty(x, x.sizes());
+    Tensor result = blank(x, x.sizes());
     const Source<S> source(data), toward(given);
     const Sink<S> sink(result);
     for_gated_rows(x, width, [&](int64_t first, int64_t rows) {

@@ -98,7 +98,7 @@ inline std::tuple<Tensor, Tensor> mixed_sum_forward(
     const int64_t count = static_cast<int64_t>(data.size()), total = data[0].numel();
     double scale;
     const std::vector<T> w = mixture_weights<S>(weights, normalize, scale);
-    Tensor result = torch::stable::new_empty(data[0], data[0].sizes());
+    Tensor result = blank(data[0], data[0].sizes());
     const Sink<S> sink(result);
     const std::vector<S*> pointed = pointers<S>(data);
     std::vector<double> partial(squares ? count * block_count(total, kBlock) : 0);
@@ -142,7 +142,7 @@ inline std::tuple<std::vector<Tensor>, Tensor> mixed_sum_backward(
     std::vector<T> chosen;
     for (int64_t k : wanted) {
       STD_TORCH_CHECK(k >= 0 && k < count, "mixed_sum_backward: wanted is out of range.");
-      grads.push_back(torch::stable::new_empty(g, g.sizes()));
+      grads.push_back(blank(g, g.sizes()));
       chosen.push_back(w[k]);
     }
     const int64_t given = static_cast<int64_t>(data.size()), total = g.numel();

@@ -92,8 +92,8 @@ inline std::tuple<Tensor, Tensor> norm_act_forward(
     using S = std::remove_pointer_t<decltype(null)>;
     using T = Compute<S>;
     NormData<S> data(g);
-    Tensor result = torch::stable::new_empty(x, x.sizes());
-    Tensor stats = torch::stable::new_empty(x, {g.count(), 2}, compute_dtype(x));
+    Tensor result = blank(x, x.sizes());
+    Tensor stats = blank(x, {g.count(), 2}, compute_dtype(x));
     data.out = Sink<S>(result);
     data.all.stats = out<T>(stats);
     for_blocks_with(g.count(), g.block(), [] { return NormSpaces<T>(); }, [&](auto& spaces, int64_t, int64_t begin, int64_t end) {
@@ -124,7 +124,7 @@ inline std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> norm_act_backward(
     data.all.stats = out<T>(kept);
     const auto fresh = [&](bool want, Sink<S>& sink) {
       if (!want) return nothing(x);
-      Tensor result = torch::stable::new_empty(x, x.sizes());
+      Tensor result = blank(x, x.sizes());
       sink = Sink<S>(result);
       return result;
     };

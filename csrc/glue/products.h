@@ -50,7 +50,7 @@ struct Epilogue {
   // A result, and room for what is kept of it: empty unless `keep`.
   std::tuple<Tensor, Tensor> fresh(const Tensor& x, std::initializer_list<int64_t> sizes, bool keep) const {
     STD_TORCH_CHECK(!keep || activation != kNone, "without an activation there is nothing to keep.");
-    return {torch::stable::new_empty(x, sizes), keep ? torch::stable::new_empty(x, sizes) : nothing(x)};
+    return {blank(x, sizes), keep ? blank(x, sizes) : nothing(x)};
   }
 
   template <class T>
@@ -111,7 +111,7 @@ inline std::tuple<Tensor, Tensor, Tensor> time_linear_backward(
   return by_dtype("time_linear_backward", x, [&](auto* null) -> std::tuple<Tensor, Tensor, Tensor> {
     using T = std::remove_pointer_t<decltype(null)>;
     const Kernels<T>& kernels = active().of<T>();
-    Tensor grad_x = needs & 1 ? torch::stable::new_empty(x, x.sizes()) : nothing(x);
+    Tensor grad_x = needs & 1 ? blank(x, x.sizes()) : nothing(x);
     const int64_t size = product_samples(std::max(steps, made), dim), each = needs & 2 ? made * (steps + 1) : 0;
     std::vector<T> partial(block_count(batch, size) * each, T(0));
     for_blocks(batch, size, [&](int64_t block, int64_t begin, int64_t end) {
@@ -136,7 +136,7 @@ inline std::tuple<Tensor, Tensor, Tensor> time_linear_backward(
     });
     if (!(needs & 2)) return {grad_x, nothing(x), nothing(x)};
     const std::vector<T> sums = join_blocks_of(partial, each);
-    Tensor grad_weight = torch::stable::new_empty(w, {made, steps}), grad_bias = torch::stable::new_empty(w, {made});
+    Tensor grad_weight = blank(w, {made, steps}), grad_bias = blank(w, {made});
     std::copy_n(sums.begin(), made * steps, out<T>(grad_weight));
     std::copy_n(sums.begin() + made * steps, made, out<T>(grad_bias));
     return {grad_x, grad_weight, grad_bias};
@@ -240,7 +240,7 @@ inline std::tuple<Tensor, Tensor, Tensor> step_conv_backward(
   const Epilogue epilogue(activation, kept, grad);
   return by_dtype("step_conv1d_backward", x, [&](auto* null) -> std::tuple<Tensor, Tensor, Tensor> {
     using T = std::remove_pointer_t<decltype(null)>;
-    Tensor grad_x = needs & 1 ? torch::stable::new_empty(x, x.sizes()) : nothing(x);
+    Tensor grad_x = needs & 1 ? blank(x, x.sizes()) : nothing(x);
     const std::vector<T> taps = needs & 1 ? by_tap(in<T>(w), c, false) : std::vector<T>();
     const int64_t plane = c.out_dim * c.in_dim, each = needs & 2 ? c.width * plane + c.out_dim : 0;
     std::vector<T> partial(block_count(c.batch, c.block()) * each, T(0));
@@ -262,7 +262,7 @@ inline std::tuple<Tensor, Tensor, Tensor> step_conv_backward(
     });
     if (!(needs & 2)) return {grad_x, nothing(x), nothing(x)};
     const std::vector<T> sums = join_blocks_of(partial, each);
-    Tensor grad_weight = torch::stable::new_empty(w, w.sizes()), grad_bias = torch::stable::new_empty(w, {c.out_dim});
+    Tensor grad_weight = blank(w, w.sizes()), grad_bias = blank(w, {c.out_dim});
     for (int64_t k = 0; k < plane; ++k)
       for (int64_t j = 0; j < c.width; ++j) out<T>(grad_weight)[k * c.width + j] = sums[j * plane + k];
     std::copy(sums.end() - c.out_dim, sums.end(), out<T>(grad_bias));

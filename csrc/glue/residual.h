@@ -33,7 +33,7 @@ struct ResidualConvs {
   // Of each sample the inner y_k, and behind them the activated convolutions that they were made of.
   int64_t kept() const { return 2 * (count - 1) * size(); }
   Tensor fresh_kept(bool keep) const {
-    return keep ? torch::stable::new_empty(x, {batch, 2, count - 1, steps, dim}) : nothing(x);
+    return keep ? blank(x, {batch, 2, count - 1, steps, dim}) : nothing(x);
   }
 
   template <class T>
@@ -52,7 +52,7 @@ inline std::tuple<Tensor, Tensor> residual_forward(Tensor x, Tensor weight, Tens
   const ResidualConvs c(x, weight, bias);
   return by_dtype("residual_convs", x, [&](auto* null) -> std::tuple<Tensor, Tensor> {
     using T = std::remove_pointer_t<decltype(null)>;
-    Tensor result = torch::stable::new_empty(x, x.sizes()), kept = c.fresh_kept(keep);
+    Tensor result = blank(x, x.sizes()), kept = c.fresh_kept(keep);
     const std::vector<T> turned = c.turned<T>(true);
     const int64_t size = c.size(), inner = c.count - 1;
     for_blocks(c.batch, c.block(), [&](int64_t, int64_t begin, int64_t end) {
@@ -117,7 +117,7 @@ inline std::tuple<Tensor, Tensor, Tensor> residual_backward(
   const Tensor given = packed(grad), inner = packed(kept);
   return by_dtype("residual_convs_backward", x, [&](auto* null) -> std::tuple<Tensor, Tensor, Tensor> {
     using T = std::remove_pointer_t<decltype(null)>;
-    Tensor grad_x = needs & 1 ? torch::stable::new_empty(x, x.sizes()) : nothing(x);
+    Tensor grad_x = needs & 1 ? blank(x, x.sizes()) : nothing(x);
     const std::vector<T> turned = c.turned<T>(false);
     const int64_t size = c.size(), one = c.taps() + c.dim, each = needs & 2 ? c.count * one : 0;
     std::vector<T> partial(block_count(c.batch, c.block()) * each, T(0));
@@ -135,7 +135,7 @@ inline std::tuple<Tensor, Tensor, Tensor> residual_backward(
     });
     if (!each) return {grad_x, nothing(x), nothing(x)};
     const std::vector<T> sums = join_blocks_of(partial, each);
-    Tensor by_weight = torch::stable::new_empty(x, weight.sizes()), by_bias = torch::stable::new_empty(x, bias.sizes());
+    Tensor by_weight = blank(x, weight.sizes()), by_bias = blank(x, bias.sizes());
     const int64_t plane = c.dim * c.dim;
     for (int64_t k = 0; k < c.count; ++k) {
       for (int64_t i = 0; i < plane; ++i)

@@ -16,7 +16,7 @@ inline Tensor saliency(std::vector<Tensor> weights, std::vector<Tensor> grads) {
     weights[k] = packed(weights[k]);
     grads[k] = packed(grads[k]);
   }
-  Tensor result = torch::stable::new_empty(weights[0], {count, 4}, ScalarType::Double);
+  Tensor result = blank(weights[0], {count, 4}, ScalarType::Double);
   return by_storage("saliency", weights[0], [&](auto* null) {
     using S = std::remove_pointer_t<decltype(null)>;
     using T = Compute<S>;

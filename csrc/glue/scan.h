@@ -123,9 +123,9 @@ inline std::tuple<Tensor, Tensor, Tensor> scan_forward(
     using T = Compute<S>;
     ScanData<S> data(g);
     const int64_t states = data.all.states, dim = data.all.dim;
-    Tensor y = torch::stable::new_empty(u, u.sizes());
-    Tensor last = torch::stable::new_empty(a, {g.batch(), states, dim});
-    Tensor chunks = keep ? torch::stable::new_empty(a, {g.batch(), data.all.kept_count(), states, dim}) : nothing(a);
+    Tensor y = blank(u, u.sizes());
+    Tensor last = blank(a, {g.batch(), states, dim});
+    Tensor chunks = keep ? blank(a, {g.batch(), data.all.kept_count(), states, dim}) : nothing(a);
     data.out = Sink<S>(y);
     data.all.last = out<T>(last);
     data.all.chunks = keep ? out<T>(chunks) : nullptr;
@@ -158,7 +158,7 @@ inline ScanGradients scan_backward(
     data.grad = Source<S>(given);
     data.all.chunks = out<T>(kept);
     const auto fresh = [](const Tensor& like, Sink<S>& sink) {
-      Tensor result = torch::stable::new_empty(like, like.sizes());
+      Tensor result = blank(like, like.sizes());
       sink = Sink<S>(result);
       return result;
     };
@@ -175,7 +175,7 @@ inline ScanGradients scan_backward(
       data.done(args, n);
     });
     const std::vector<T> sums = join_blocks_of(partial, each);
-    Tensor by_a = torch::stable::new_empty(a, a.sizes());
+    Tensor by_a = blank(a, a.sizes());
     turn(sums.data(), states, dim, out<T>(by_a));
     const auto row = [&](bool want, int64_t which) {
       return want ? tensor_of<T>(a, sums.data() + (states + which) * dim, {dim}) : nothing(a);

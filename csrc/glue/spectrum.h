@@ -31,7 +31,7 @@ struct SpectrumInputs {
     sized("bias_imag", bias_imag, dim);
   }
 
-  Tensor spectra() const { return torch::stable::new_empty(x, {batch, modes, 2 * dim}); }
+  Tensor spectra() const { return blank(x, {batch, modes, 2 * dim}); }
   int64_t block() const { return product_samples(std::max(steps, made), dim); }
 };
 
@@ -89,7 +89,7 @@ inline std::tuple<Tensor, Tensor, Tensor> spectrum_forward(
     using T = std::remove_pointer_t<decltype(null)>;
     const std::vector<T> map = real_map<T>(g, true);
     SpectrumArgs<T> a = spectrum_args<T>(g, map);
-    Tensor result = torch::stable::new_empty(x, {g.batch, g.made, g.dim});
+    Tensor result = blank(x, {g.batch, g.made, g.dim});
     Tensor spectrum = keep ? g.spectra() : nothing(x), hidden = keep ? g.spectra() : nothing(x);
     a.out = out<T>(result);
     a.spectrum = keep ? out<T>(spectrum) : nullptr;
@@ -117,7 +117,7 @@ inline std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> spectrum_backw
     using T = std::remove_pointer_t<decltype(null)>;
     const std::vector<T> map = real_map<T>(g, false);
     SpectrumArgs<T> a = spectrum_args<T>(g, map);
-    Tensor grad_x = needs & 1 ? torch::stable::new_empty(x, x.sizes()) : nothing(x);
+    Tensor grad_x = needs & 1 ? blank(x, x.sizes()) : nothing(x);
     a.grad = in<T>(given);
     a.spectrum = out<T>(before);
     a.hidden = out<T>(after);
@@ -130,7 +130,7 @@ inline std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor, Tensor> spectrum_backw
     if (!each) return {grad_x, nothing(x), nothing(x), nothing(x), nothing(x), nothing(x)};
     const std::vector<T> sums = join_blocks_of(partial, each);
     const T *by_filter = sums.data(), *by_bias = by_filter + 2 * g.modes * dim, *by_map = by_bias + row;
-    Tensor by_weight = torch::stable::new_empty(x, {row, dim});
+    Tensor by_weight = blank(x, {row, dim});
     for (int64_t o = 0; o < dim; ++o)
       for (int64_t i = 0; i < dim; ++i) {
         out<T>(by_weight)[o * dim + i] = by_map[o * row + i] + by_map[(dim + o) * row + dim + i];

@@ -73,7 +73,7 @@ inline Tensor depthwise_forward(
     const std::vector<T> taps = taps_by_step<S>(weight);
     const Values<S> offsets(bias);
     const DepthwiseArgs<T> all = depthwise_args<T>(data, weight, taps, offsets.data(), dilation, left, activation);
-    Tensor result = torch::stable::new_empty(data, data.sizes());
+    Tensor result = blank(data, data.sizes());
     const Source<S> source(data);
     const Sink<S> sink(result);
     const int64_t each = all.steps * all.dim;
@@ -103,7 +103,7 @@ inline std::tuple<Tensor, Tensor, Tensor> depthwise_backward(
     const std::vector<T> taps = taps_by_step<S>(weight);
     const Values<S> offsets(bias);
     const DepthwiseArgs<T> all = depthwise_args<T>(data, weight, taps, offsets.data(), dilation, left, activation);
-    Tensor grad_x = need_x ? torch::stable::new_empty(data, data.sizes()) : nothing(x);
+    Tensor grad_x = need_x ? blank(data, data.sizes()) : nothing(x);
     const Source<S> source(data), toward(given);
     const Sink<S> sink = need_x ? Sink<S>(grad_x) : Sink<S>();
     const int64_t size = samples_of(all.steps, all.dim), sums_each = (all.width + 1) * all.dim;
@@ -134,7 +134,7 @@ inline Tensor average(const Tensor& x, int64_t width, int64_t left, bool adjoint
   return by_storage("moving_average", x, [&](auto* null) {
     using S = std::remove_pointer_t<decltype(null)>;
     using T = Compute<S>;
-    Tensor result = torch::stable::new_empty(data, data.sizes());
+    Tensor result = blank(data, data.sizes());
     const Source<S> source(data);
     const Sink<S> sink(result);
     const int64_t steps = x.size(1), dim = x.size(2);

@@ -182,7 +182,7 @@ class Sink {
 // A new tensor of these values.
 template <class S>
 Tensor tensor_of(const Tensor& like, const Compute<S>* from, std::initializer_list<int64_t> sizes) {
-  Tensor result = torch::stable::new_empty(like, sizes);
+  Tensor result = blank(like, sizes);
   const int64_t count = result.numel();
   if constexpr (kHalf<S>)
     conversion<S>().narrow(from, out<S>(result), count);

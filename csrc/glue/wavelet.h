@@ -22,8 +22,8 @@ inline std::tuple<Tensor, Tensor> wavelet_split(Tensor x, Tensor filters, bool e
     const Values<S> taps(filters);
     const int64_t width = filters.size(1), steps = x.size(1), dim = x.size(2), halves = (steps + width - 1) / 2;
     const WaveletArgs<T> all{taps.data(), width, steps, halves, dim, edges};
-    Tensor low = torch::stable::new_empty(x, {x.size(0), halves, dim});
-    Tensor high = torch::stable::new_empty(x, {x.size(0), halves, dim});
+    Tensor low = blank(x, {x.size(0), halves, dim});
+    Tensor high = blank(x, {x.size(0), halves, dim});
     const Source<S> source(data);
     const Sink<S> to_low(low), to_high(high);
     for_blocks(x.size(0), samples_of(steps, dim), [&](int64_t, int64_t begin, int64_t end) {
@@ -54,7 +54,7 @@ inline Tensor wavelet_merge(Tensor low, Tensor high, Tensor filters, int64_t ste
     const Values<S> taps(filters);
     const int64_t halves = low.size(1), dim = low.size(2);
     const WaveletArgs<T> all{taps.data(), filters.size(1), steps, halves, dim, edges};
-    Tensor x = torch::stable::new_empty(low, {low.size(0), steps, dim});
+    Tensor x = blank(low, {low.size(0), steps, dim});
     const Source<S> lows(from_low), highs(from_high);
     const Sink<S> sink(x);
     for_blocks(low.size(0), samples_of(steps, dim), [&](int64_t, int64_t begin, int64_t end) {

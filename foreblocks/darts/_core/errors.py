@@ -58,9 +58,11 @@ def check_flag(argument: str, value: Any) -> bool:
 
 def check_int(argument: str, value: Any, *, low: int | None = None, high: int | None = None) -> int:
     """Return ``value`` as int if it is a whole number in ``[low, high]``, else raise ``InvalidArgument``."""
-    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
-        raise InvalidArgument(f"{argument}={value!r} must be a whole number.")
-    number = operator.index(value)
+    number = value
+    if type(value) is not int:  # what nearly every call gets: a protocol takes microseconds to check
+        if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+            raise InvalidArgument(f"{argument}={value!r} must be a whole number.")
+        number = operator.index(value)
     if (low is not None and number < low) or (high is not None and number > high):
         raise InvalidArgument(f"{argument}={number} must be {_range_text(low, high)}.")
     return number
