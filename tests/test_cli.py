@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from foreblocks.darts import DARTSTrainer
 from foreblocks.darts._core import logging as logs
@@ -117,6 +118,35 @@ def test_predict_goes_on_where_the_file_ends(searched: tuple, tmp_path: Path, ca
     assert [row.split(",")[0] for row in rows] == [f"2024-01-17 {hour}:00:00" for hour in (16, 17, 18, 19)]
     assert all(abs(float(cell)) < 3 for row in rows for cell in row.split(",")[1:])
     assert [path.name for path in tmp_path.iterdir()] == ["forecast.csv"]
+
+
+def test_an_exported_file_forecasts_what_predict_does(searched: tuple, tmp_path: Path, capsys) -> None:
+    data, run, _ = searched
+    assert main(["predict", "--run", str(run), "--data", str(data), "--out", str(tmp_path / "f.csv")]) == 0
+    assert main(["export", "--run", str(run), "--out", str(tmp_path / "m.pt2")]) == 0
+    said = capsys.readouterr().out
+    assert "x [batch, 24, 2] -> forecast [batch, 4, 2], float64 in the units of the data" in said
+    values = np.loadtxt(data, delimiter=",", skiprows=1, usecols=(1, 2))
+    # The line that is printed is all that a user of the file needs.
+    x = torch.from_numpy(values[None, -24:])
+    call = next(line.removeprefix("use: ") for line in said.splitlines() if line.startswith("use: "))
+    forecast = eval(call, {"torch": torch, "x": x})[0]
+    expected = np.loadtxt(tmp_path / "f.csv", delimiter=",", skiprows=1, usecols=(1, 2))
+    np.testing.assert_allclose(forecast.numpy(), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_export_names_what_is_wrong(searched: tuple, tmp_path: Path, capsys) -> None:
+    _, run, _ = searched
+    for options, message in (
+        (["--out", str(tmp_path / "m.pth")], "--out="),
+        (["--out", str(tmp_path / "m.onnx"), "--kind", "aoti"], "must end in '.pt2' for kind='aoti'"),
+        (["--out", str(tmp_path / "m.pt2"), "--kind", "onxx"], "Did you mean 'onnx'?"),
+        (["--out", str(tmp_path / "no" / "m.pt2")], "does not exist"),
+    ):
+        assert main(["export", "--run", str(run), *options]) == 2
+        assert message in capsys.readouterr().err
+    assert main(["export", "--run", str(tmp_path), "--out", str(tmp_path / "m.pt2")]) == 2
+    assert "is no run folder" in capsys.readouterr().err
 
 
 def test_predict_draws_where_it_is_told(searched: tuple, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

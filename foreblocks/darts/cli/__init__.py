@@ -14,6 +14,7 @@ from .._core.errors import DartsError
 from .._core.memory import keep_freed_memory
 from ..config import COMPILE_MODES, PERTURBATIONS, RELAXATIONS, SEARCH_BASELINES
 from .arguments import ArgumentFile, add_resume, run_folder, stored_arguments
+from .export import add_export
 from .predict import add_predict
 from .show import add_show
 from .sources import add_data_arguments, read_frame
@@ -91,6 +92,7 @@ def _parser() -> argparse.ArgumentParser:
     add_resume(commands, _resume)
     add_show(commands)
     add_predict(commands)
+    add_export(commands)
     table = commands.add_parser("kernels", help="show which compiled kernels run here, and why not", allow_abbrev=False)
     table.set_defaults(run=_kernels)
     return parser
