@@ -136,7 +136,8 @@ def study_tables(table: Scores) -> dict[str, list[dict[str, Any]]]:
     The importance of a metric is one minus the agreement of the order without it with the baseline's order.
     """
     baseline = table.column("baseline")
-    stability, without = [], []
+    stability: list[dict[str, Any]] = []
+    without: list[dict[str, Any]] = []
     for name in table.schemes:
         scores = table.column(name)
         agreement = spearman_from_scores(baseline, scores)

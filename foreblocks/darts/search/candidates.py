@@ -324,7 +324,7 @@ def _draw_macro(space: SearchSpace, rng: random.Random, index: int, preset: str 
     """Draw the fixed choices: those of a preset that fits, else stratified by index so that each gets its turn."""
     config = space.config
     hidden = rng.choice(config.hidden_dims)
-    choice = {
+    choice: dict[str, Any] = {
         "series_norm": rng.choice(space.series_norms),
         "channel_mode": space.channel_modes[index % len(space.channel_modes)],
         "head": rng.choice(space.heads),

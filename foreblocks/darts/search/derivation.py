@@ -36,7 +36,7 @@ def derive_survivors(
     config = replace(settings.train, epochs=settings.search.search_epochs)
     tasks = [
         SelectTask(
-            r.candidate, r.seed, train, val, config, settings.limits, r.state, settings.derive,
+            r.candidate, r.seed, train, val, config, settings.limits, r.searched, settings.derive,
             TaskKey("derive", r.record["candidate_id"]),
         )
         for r in survivors

@@ -49,6 +49,12 @@ class Runner:
     drawn: dict[str, Any] | None = None
 
     @property
+    def searched(self) -> dict[str, Any]:
+        """``state``, which it has from its first rung on."""
+        assert self.state is not None, "no rung was made, or its state is gone"
+        return self.state
+
+    @property
     def spec(self) -> ArchSpec:
         """The architecture that its alphas point to."""
         return ArchSpec.from_dict(self.last["spec"])

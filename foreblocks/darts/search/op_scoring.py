@@ -49,8 +49,7 @@ def score_operations(
     Raises:
         InvalidArgument: the model is of another kind, the proxy is unknown, or it has no value for the whole network.
     """
-    if not isinstance(model, TimeSeriesDARTS):
-        raise InvalidArgument(f"model is a {type(model).__name__}; ops are scored in a TimeSeriesDARTS.")
+    model = _searched(model)
     direction = get_proxy(proxy).direction
     twin = copy.deepcopy(model)
     edges = _edges(twin)
@@ -87,10 +86,17 @@ def start_alphas(model: nn.Module, train: WindowSource, config: DARTSTrainConfig
         return
     windows = screening_windows(train, MIN_SCREENING_WINDOWS, seed).to(next(model.parameters()).device)
     scores = score_operations(model, windows.x, windows.y, x_future=windows.x_future)
-    for name, edge in _edges(model).items():
+    for name, edge in _edges(_searched(model)).items():
+        assert edge.op_logits is not None, "these edges have a choice"
         with torch.no_grad():
-            edge.op_logits += START_SPREAD * _standardised(list(scores[name].values())).to(edge.op_logits)
+            edge.op_logits.add_(START_SPREAD * _standardised(list(scores[name].values())).to(edge.op_logits))
     logger.info("the alphas of %d edges start from zero-cost scores.", len(scores))
+
+
+def _searched(model: nn.Module) -> TimeSeriesDARTS:
+    if not isinstance(model, TimeSeriesDARTS):
+        raise InvalidArgument(f"model is a {type(model).__name__}; ops are scored in a TimeSeriesDARTS.")
+    return model
 
 
 def _edges(model: TimeSeriesDARTS) -> dict[str, MixedOp]:

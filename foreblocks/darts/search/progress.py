@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .finish import Finalist, Finished
-from .halving import Halving
+from .halving import Halving, Runner
 from .rivals.beside import Beside
 from .run_folder import RunFolder
 
@@ -36,19 +36,28 @@ class Progress:
     failures: dict[int, str] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
 
+    @property
+    def runners(self) -> list[Runner]:
+        """The candidates of phase 3; none before it."""
+        return [] if self.halving is None else self.halving.runners
+
+    @property
+    def rounds(self) -> list[dict[str, Any]]:
+        """A row per finished rung."""
+        return [] if self.halving is None else self.halving.rounds
+
     def save(self, folder: RunFolder, scaler: Mapping[str, Any] | None) -> None:
         """Write what there is: the candidates with the rungs that each has finished, the rungs, the failures.
 
         Finalists of a search that has not reached its end are saved too, each in a folder that ``load_folder`` reads.
         """
-        runners = [] if self.halving is None else self.halving.runners
-        rungs = {runner.record["candidate_id"]: runner.history for runner in runners}
+        rungs = {runner.record["candidate_id"]: runner.history for runner in self.runners}
         if self.records:
             folder.write_json(
                 "candidates.json", [{**r, "rungs": rungs.get(r["candidate_id"], [])} for r in self.records]
             )
         if self.halving is not None:
-            folder.write_json("rungs.json", self.halving.rounds)
+            folder.write_json("rungs.json", self.rounds)
         if self.failures:
             folder.write_json("failures.json", self.failures)
         if self.finished is None:

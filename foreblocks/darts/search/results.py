@@ -22,9 +22,10 @@ from .settings import SearchSettings, candidate_seed
 
 def assemble(progress: Progress, settings: SearchSettings) -> dict[str, Any]:
     """Return the documented dictionary of ``multi_fidelity_search``, and the honest comparison beside it."""
-    finished = progress.finished
-    best = finished.best.runner
-    survivors = progress.halving.survivors
+    finished, halving = progress.finished, progress.halving
+    assert halving is not None, "phase 3 is over"
+    assert finished is not None, "phase 5 is over"
+    best, survivors = finished.best.runner, halving.survivors
     searched = [_searched(runner, settings) for runner in survivors]
     found = searched[survivors.index(best)]
     trained = [_trained(runner, model, settings) for runner, model in zip(survivors, searched, strict=True)]
@@ -53,7 +54,7 @@ def assemble(progress: Progress, settings: SearchSettings) -> dict[str, Any]:
         "phase_seconds": dict(progress.seconds),
         "failed_candidates": dict(progress.failures),
         "screening": screening_report(progress.records),
-        "rungs": progress.halving.rounds,
+        "rungs": halving.rounds,
     }
 
 
@@ -127,7 +128,7 @@ def _finalist(finalist: Finalist, finished: Finished) -> dict[str, Any]:
 def _searched(runner: Runner, settings: SearchSettings) -> TimeSeriesDARTS:
     """Return the searched network of a runner at its best epoch."""
     relaxation = settings.train.chosen_relaxation
-    return searched_candidate(runner.candidate, runner.state, seed=runner.seed, relaxation=relaxation)
+    return searched_candidate(runner.candidate, runner.searched, seed=runner.seed, relaxation=relaxation)
 
 
 def _trained(runner: Runner, searched: TimeSeriesDARTS, settings: SearchSettings) -> dict[str, Any]:
@@ -168,7 +169,7 @@ def _mixed(runner: Runner, searched: TimeSeriesDARTS, settings: SearchSettings) 
 
 
 def _search_results(runner: Runner, model: Any) -> dict[str, Any]:
-    history = runner.state["history"]
+    history = runner.searched["history"]
     return {
         "model": model,
         "final_architecture": model,
@@ -179,7 +180,7 @@ def _search_results(runner: Runner, model: Any) -> dict[str, Any]:
         "best_val_loss": runner.last["mixed_val_loss"],
         "training_time": sum(row["train_time_sec"] for row in runner.history),
         "alpha_steps": runner.last["alpha_steps"],
-        "collapse": collapse_report(history, runner.state["collapse"]),
+        "collapse": collapse_report(history, runner.searched["collapse"]),
     }
 
 

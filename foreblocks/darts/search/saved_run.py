@@ -175,9 +175,9 @@ def forecast_frame(
 
 def _known(recipe: DataRecipe, future: SeriesFrame | None, dates: np.ndarray) -> np.ndarray | None:
     """Return the scaled covariates of the horizon, ``[H, F]``; None for a run without any."""
-    if not recipe.future and future is None:
-        return None
     if not recipe.future:
+        if future is None:
+            return None
         raise DataError(f"{future.name}: the run was trained without columns that are known ahead.")
     if future is None:
         raise DataError(

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard, TypeVar
 
 import numpy as np
 
@@ -24,6 +24,7 @@ RANK_METHOD = "log_rank"
 ALIASES = {"zennas": "activation_diversity"}
 
 Candidate = Mapping[str, Any]
+C = TypeVar("C", bound=Candidate)
 
 _SIGNATURE_KEYS = (
     "arch_mode",
@@ -89,7 +90,7 @@ def rescore_candidates_poolwise(
     scaled = {name: normalize_metric_for_pool(name, [values.get(name) for values in pool]) for name in weights}
     rescored = []
     for index, candidate in enumerate(candidates):
-        terms = [(weights[name], column[index]) for name, column in scaled.items() if column[index] is not None]
+        terms = [(weights[name], z) for name, column in scaled.items() if (z := column[index]) is not None]
         score = sum(w * z for w, z in terms) / max(sum(abs(w) for w, _ in terms), 1.0)
         rescored.append(
             {
@@ -121,15 +122,15 @@ def candidate_signature(config: Any) -> tuple[Any, ...]:
     return (ops, *(_hashable(flat.get(key)) for key in _SIGNATURE_KEYS))
 
 
-def deduplicate_candidates(candidates: Sequence[Candidate]) -> list[Candidate]:
+def deduplicate_candidates(candidates: Sequence[C]) -> list[C]:
     """Return the candidates without those whose signature an earlier one has."""
-    first: dict[tuple[Any, ...], Candidate] = {}
+    first: dict[tuple[Any, ...], C] = {}
     for candidate in candidates:
         first.setdefault(candidate_signature(candidate), candidate)
     return list(first.values())
 
 
-def select_top_candidates(candidates: Sequence[Candidate], top_k: int) -> list[Candidate]:
+def select_top_candidates(candidates: Sequence[C], top_k: int) -> list[C]:
     """Return the ``top_k`` candidates of highest ``score``, best first; ties go by ``candidate_id``, no score is last.
 
     Raises:
@@ -183,7 +184,7 @@ def order_by_rank(
 
 def metric_values(candidate: Candidate) -> dict[str, float]:
     """Return name → value of a candidate: its ``metrics``, which may be the full zero-cost result around them."""
-    metrics = candidate.get("metrics") or {}
+    metrics: Mapping[str, Any] = candidate.get("metrics") or {}
     inner = metrics.get("metrics", metrics)
     return {ALIASES.get(name, name): value for name, value in inner.items()}
 
@@ -208,11 +209,11 @@ def _mean_ranks(values: Sequence[float]) -> np.ndarray:
     return mean[inverse] / max(len(array) - 1, 1)
 
 
-def _finite(value: Any) -> bool:
+def _finite(value: Any) -> TypeGuard[float]:
     return isinstance(value, (int, float, np.floating, np.integer)) and math.isfinite(value)
 
 
-def _known(value: Any) -> bool:
+def _known(value: Any) -> TypeGuard[float]:
     return isinstance(value, (int, float, np.floating, np.integer)) and not math.isnan(value)
 
 

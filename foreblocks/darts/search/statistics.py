@@ -153,7 +153,7 @@ class SearchStatistics:
 
     def _phase3(self, progress: Progress) -> dict[str, Any]:
         s = self.search
-        histories = [runner.history for runner in progress.halving.runners if runner.history]
+        histories = [runner.history for runner in progress.runners if runner.history]
         rungs = rung_epochs(s)
         stages = [
             [row["total_time_sec"] for history in histories for row in history if row["rung"] == number]
@@ -167,7 +167,7 @@ class SearchStatistics:
             **summary,
             "rung_epochs": rungs,
             "reduction_factor": max(2, s.phase3_reduction_factor),
-            "rounds": progress.halving.rounds,
+            "rounds": progress.rounds,
             "whatif_estimates": whatif_estimates(
                 stages, self.levels, overhead_per_task=s.est_overhead_per_task,
                 fixed_overhead=s.est_fixed_overhead_phase3,
@@ -203,7 +203,7 @@ def candidate_rows(run_id: str, progress: Progress) -> list[dict[str, Any]]:
     rows = [
         {**_identity(run_id, "phase1", record), "phase1_dt_sec": record["phase1_dt"]} for record in progress.records
     ]
-    for runner in progress.halving.runners:
+    for runner in progress.runners:
         if runner.history:
             rows.append(
                 {

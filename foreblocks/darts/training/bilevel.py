@@ -124,7 +124,7 @@ class SearchState:
     def alpha_gradients(self) -> dict[nn.Parameter, Tensor]:
         """Return Adam's running mean of the gradient of every alpha that has been trained."""
         stored = {} if self.arch_optimizer is None else self.arch_optimizer.state
-        return {alpha: slot["exp_avg"] for alpha, slot in stored.items()}
+        return {alpha: slot["exp_avg"] for alpha, slot in stored.items() if isinstance(alpha, nn.Parameter)}
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain Python and CPU tensors: everything needed to go on in another process.
@@ -285,16 +285,17 @@ class BilevelStepper:
 
         ``ahead`` is a weight batch for the unrolled step; None takes the gradient of first order.
         """
-        state = self.state
+        state, optimizer = self.state, self.state.arch_optimizer
+        assert optimizer is not None, "a network without alphas has no alpha step due"
         _require_grad(self._weights, False)
         loss = self._loss(batch) if ahead is None else self._unrolled(batch, ahead)
         (loss + self.penalty(state.model, self.progress)).backward()
         _require_grad(self._weights, True)
         self._smooth_gradients()
         nn.utils.clip_grad_norm_(self._alphas, ALPHA_CLIP)
-        set_rate(state.arch_optimizer, cosine(state.step, self.plan.total_steps, self.config.arch_learning_rate))
-        state.arch_optimizer.step()
-        state.arch_optimizer.zero_grad(set_to_none=True)
+        set_rate(optimizer, cosine(state.step, self.plan.total_steps, self.config.arch_learning_rate))
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
         state.alpha_steps += 1
         return loss.detach()
 

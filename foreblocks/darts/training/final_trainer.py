@@ -59,8 +59,8 @@ class _Training:
     @classmethod
     def begin(cls, model: nn.Module, config: FinalTrainConfig, border: StateFile | None) -> _Training:
         """Return the training at its start, or where ``border`` says that it is."""
-        rates = {"lr": config.learning_rate, "weight_decay": config.weight_decay, "fused": True}
-        state = cls(model, torch.optim.AdamW(model.parameters(), **rates))
+        rate, decay = config.learning_rate, config.weight_decay
+        state = cls(model, torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=decay, fused=True))
         kept = None if border is None else border.load()
         if kept is not None:
             state.load_dict(kept)
@@ -143,6 +143,7 @@ def train_final_model(
         _say(state, config.epochs, callbacks, verbose)
     final_rate = state.optimizer.param_groups[0]["lr"]
     swa_used = _try_average(state, val, batches, loss_fn, limits)
+    assert state.best.state is not None, "the first epoch has a finite loss, and so is the best so far"
     model.load_state_dict(state.best.state)
     model.eval()
     return {

@@ -222,11 +222,11 @@ def _rival_report(
         "failed": dict(course.failures),
     }
     if rival.finalists and rival.fit is not None:
-        best = rival.finalists[0]
+        best, name = rival.finalists[0], str(settings.baseline)
         report |= {
             "spec": best.runner.spec,
             "val_loss": best.val_loss,
-            "network": dict(metrics[settings.baseline]),
-            "blend": {**metrics[settings.baseline + _BLEND], "weights": dict(rival.fit.weights)},
+            "network": dict(metrics[name]),
+            "blend": {**metrics[name + _BLEND], "weights": dict(rival.fit.weights)},
         }
     return report

@@ -47,9 +47,15 @@ class Entrant:
     state: dict[str, Tensor] | None = None
     weights: dict[str, Tensor] | None = None
 
+    @property
+    def architecture(self) -> ArchSpec:
+        """``spec``, which it has from its first training on at the latest."""
+        assert self.spec is not None, "no path was chosen yet"
+        return self.spec
+
     def runner(self) -> Runner:
         """Return it in the form in which the survivors of the search are retrained."""
-        last = {"spec": self.spec.to_dict(), "derived_loss": self.val_loss, "weights": self.weights}
+        last = {"spec": self.architecture.to_dict(), "derived_loss": self.val_loss, "weights": self.weights}
         return Runner({"candidate_id": self.number, **self.candidate.to_dict()}, self.candidate, self.seed, last=last)
 
 
@@ -103,7 +109,7 @@ class Course:
             key = TaskKey(str(self.settings.baseline), entrant.number, rung)
             tasks.append(
                 TrainTask(
-                    entrant.spec.to_dict(), entrant.seed, self.train, self.val, final, limits, entrant.state,
+                    entrant.architecture.to_dict(), entrant.seed, self.train, self.val, final, limits, entrant.state,
                     key=key, border=border_file(self.settings, key),
                 )
             )  # fmt: skip

@@ -48,7 +48,7 @@ def evolve(course: Course) -> list[Entrant]:
 def _child(course: Course, parent: Entrant, number: int, seen: set, rng: random.Random) -> Entrant:
     """Return a mutation of ``parent`` that was not tried before, if a few draws find one."""
     for _ in range(MAX_REDRAWS):
-        spec = mutate(parent.spec, course.settings.space, rng)
+        spec = mutate(parent.architecture, course.settings.space, rng)
         if spec not in seen:
             break
     seen.add(spec)
