@@ -24,9 +24,10 @@ test test-triton test-pure: export OMP_NUM_THREADS ?= 1
 search: $(INSTALLED)  ## a real search on the embedded default data
 	$(BIN)/foreblocks-darts search --demo $(if $(RUN_DIR),--run-dir $(RUN_DIR)) $(SEARCH_FLAGS)
 
-test: $(INSTALLED)  ## style, one-way imports, tests; the kernels in every form, and an install without them
+test: $(INSTALLED)  ## style, types, one-way imports, tests; the kernels in every form, and an install without them
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/python -m mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -p no:cacheprovider
 	for kernels in reference native; do FOREBLOCKS_DARTS_KERNELS=$$kernels $(KERNEL_TESTS) || exit 1; done

@@ -103,7 +103,7 @@ class TimeSeriesDARTS(nn.Module):
         num_nodes: int = 4,
         dropout: float = 0.1,
         initial_search: bool = False,
-        selected_ops: list | None = None,
+        selected_ops: list[str] | None = None,
         loss_type: str = "huber",
         use_gradient_checkpointing: bool = False,
         temperature: float = 1.0,

@@ -17,7 +17,7 @@ _Trace = list[tuple[int, np.ndarray, Sequence[str] | None]]
 
 
 def plot_alpha_evolution(
-    alpha_values: list,
+    alpha_values: list[Any],
     *,
     save_path: str | None = "alpha_evolution.png",
     choices: Mapping[str, Sequence[str]] | None = None,

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, final, get_args
+from typing import Any, Literal, NamedTuple, cast, final, get_args
 
 import torch
 from torch import Tensor, nn
@@ -200,8 +200,8 @@ class _Standalone(nn.Module):
         inputs = [x] if x_future is None else [x, x_future]
         if not self.scales:
             return self.model(*inputs)
-        scaled = [self.scales[name].down(value).to(self.inner) for name, value in zip(self.inputs, inputs, strict=True)]
-        return self.scales["forecast"].up(self.model(*scaled))
+        scaled = [self._scale(name).down(value).to(self.inner) for name, value in zip(self.inputs, inputs, strict=True)]
+        return self._scale("forecast").up(self.model(*scaled))
 
     def example(self, batch: int) -> tuple[Tensor, ...]:
         """Return inputs of a batch, of the size that they have on the train rows."""
@@ -210,8 +210,11 @@ class _Standalone(nn.Module):
         inputs = []
         for name, shape in self.inputs.items():
             value = torch.randn(batch, *shape, generator=noise, dtype=torch.float64).to(device)
-            inputs.append((self.scales[name].up(value) if self.scales else value).to(self.dtype))
+            inputs.append((self._scale(name).up(value) if self.scales else value).to(self.dtype))
         return tuple(inputs)
+
+    def _scale(self, name: str) -> _Scale:
+        return cast("_Scale", self.scales[name])
 
 
 def _standalone(model: nn.Module, recipe: DataRecipe | None) -> _Standalone:
@@ -277,6 +280,7 @@ def _write_onnx(call: _Standalone, path: Path, metadata: str) -> None:
     program = torch.onnx.export(
         _traced(call), dynamo=True, input_names=list(call.inputs), output_names=["forecast"], verbose=False
     )
+    assert program is not None, "dynamo=True returns a program"
     program.model.metadata_props[METADATA] = metadata
     program.save(str(path), external_data=False)
 

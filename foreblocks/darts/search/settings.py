@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from .._core.errors import InvalidArgument, check_choice, check_flag, check_int
 from .._core.seeding import derive_seed
@@ -67,7 +68,7 @@ class SearchSettings:
     run_dir: Path | None = None
     resume: bool = False
     seasonal_period: int | None = None
-    scaler: dict | None = None
+    scaler: dict[str, Any] | None = None
     callbacks: Sequence[Callback] = ()
 
     def __post_init__(self) -> None:

@@ -6,6 +6,7 @@ import random
 from collections import deque
 
 from ..._core.errors import SearchFailed
+from ...architecture.spec import ArchSpec
 from ..settings import candidate_seed
 from .architectures import candidate_of, mutate
 from .course import Course, Entrant, ranked
@@ -30,7 +31,7 @@ def evolve(course: Course) -> list[Entrant]:
     size = min(MAX_POPULATION, max(2, round(POPULATION_SHARE * total)), total)
     history = course.fit(random_entrants(course, size), steps, 0)
     population = deque(history)
-    seen = {entrant.spec for entrant in history}
+    seen = {entrant.architecture for entrant in history}
     for number in range(size, total):
         met = rng.sample(list(population), min(len(population), max(2, round(SAMPLE_SHARE * size))))
         child = _child(course, ranked(met)[0], number, seen, rng)
@@ -45,7 +46,7 @@ def evolve(course: Course) -> list[Entrant]:
     return ranked(history)
 
 
-def _child(course: Course, parent: Entrant, number: int, seen: set, rng: random.Random) -> Entrant:
+def _child(course: Course, parent: Entrant, number: int, seen: set[ArchSpec], rng: random.Random) -> Entrant:
     """Return a mutation of ``parent`` that was not tried before, if a few draws find one."""
     for _ in range(MAX_REDRAWS):
         spec = mutate(parent.architecture, course.settings.space, rng)
