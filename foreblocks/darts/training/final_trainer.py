@@ -40,6 +40,10 @@ class _Best:
         else:
             self.bad_epochs += 1
 
+    def give(self, model: nn.Module) -> None:
+        assert self.state is not None, "the first loss is finite, and so was the best"
+        model.load_state_dict(self.state)
+
 
 @dataclass
 class _Training:
@@ -143,8 +147,7 @@ def train_final_model(
         _say(state, config.epochs, callbacks, verbose)
     final_rate = state.optimizer.param_groups[0]["lr"]
     swa_used = _try_average(state, val, batches, loss_fn, limits)
-    assert state.best.state is not None, "the first epoch has a finite loss, and so is the best so far"
-    model.load_state_dict(state.best.state)
+    state.best.give(model)
     model.eval()
     return {
         "model": model,
