@@ -16,7 +16,8 @@ from .products import conv1d, linear, time_linear
 from .reference import conv_transpose1d
 from .residuals import residual_convs
 from .saliencies import batched_jacobian, saliency
-from .scan import selective_scan, selective_scan_steps, selective_state_update
+from .scan import selective_scan, selective_scan_steps
+from .scan_update import selective_state_update
 from .spectra import spectral_map
 from .table import KernelReport, report
 from .wavelets import wavelet_merge, wavelet_split
