@@ -8,8 +8,10 @@ The meaning of a field stands beside it, after ``#:``.
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 from ._core.errors import InvalidArgument, check_choice, check_int, check_list, check_real
 from ._core.plain_config import PlainConfig
@@ -245,6 +247,14 @@ class MultiFidelitySearchConfig(PlainConfig):
         self._reals("discrete_arch_threshold", low=0.0, high=1.0)
         check_choice("phase1_rescore_mode", self.phase1_rescore_mode, RESCORE_MODES)
 
+
+#: What a search of minutes on a laptop is told, as keywords of ``multi_fidelity_search``: the defaults of the command
+#: line and of ``DARTSForecaster``. The defaults of the method itself are the documented ones, of hours.
+EVERYDAY_SEARCH: Mapping[str, Any] = MappingProxyType({
+    "num_candidates": 8, "top_k": 3, "trial_steps": 100, "finalists": 3, "search_epochs": 3, "final_epochs": 6,
+    "final_patience": 4, "max_train_batches": 40, "max_val_batches": 40, "final_max_train_batches": 300,
+    "loss_type": "mse", "final_loss_type": "mse", "final_learning_rate": 1e-3,
+})  # fmt: skip
 
 # The documented name is misspelt; both names are the same class.
 MultiFildelitySearchConfig = MultiFidelitySearchConfig

@@ -12,12 +12,20 @@ from collections.abc import Sequence
 
 from .._core.errors import DartsError
 from .._core.memory import keep_freed_memory
-from ..config import COMPILE_MODES, PERTURBATIONS, RELAXATIONS, SEARCH_BASELINES
+from ..config import COMPILE_MODES, EVERYDAY_SEARCH, PERTURBATIONS, RELAXATIONS, SEARCH_BASELINES
 from .arguments import ArgumentFile, add_resume, run_folder, stored_arguments
 from .export import add_export
 from .predict import add_predict
 from .show import add_show
 from .sources import add_data_arguments, read_frame
+
+# Arguments whose default is that of a keyword.
+_USUAL = {
+    "candidates": "num_candidates", "top_k": "top_k", "trial_steps": "trial_steps", "finalists": "finalists",
+    "search_epochs": "search_epochs", "final_epochs": "final_epochs", "patience": "final_patience",
+    "max_train_batches": "max_train_batches", "final_max_train_batches": "final_max_train_batches",
+    "loss": "loss_type", "learning_rate": "final_learning_rate",
+}  # fmt: skip
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -57,26 +65,27 @@ def _parser() -> argparse.ArgumentParser:
     data.add_argument("--future-columns", nargs="+", help="columns that are known for the horizon; default: none")
     data.add_argument("--period", type=int, help="steps of a season, for the seasonal naive; default: by the dates")
     size = search.add_argument_group("size of the search")
-    size.add_argument("--candidates", type=int, default=8, help="candidates that are sampled and screened")
-    size.add_argument("--top-k", type=int, default=3, help="candidates that are searched")
-    size.add_argument("--trial-steps", type=int, default=100, help="steps of the training that orders them; 0: none")
-    size.add_argument("--finalists", type=int, default=3, help="searched candidates that are retrained and blended")
+    size.add_argument("--candidates", type=int, help="candidates that are sampled and screened")
+    size.add_argument("--top-k", type=int, help="candidates that are searched")
+    size.add_argument("--trial-steps", type=int, help="steps of the training that orders them; 0: none")
+    size.add_argument("--finalists", type=int, help="searched candidates that are retrained and blended")
     size.add_argument("--derive", default="argmax", help="argmax: what the alphas say; perturb: what is missed most")
     size.add_argument(
         "--no-duel", action="store_true", help="retrain what was found, however a short training of it goes"
     )
-    size.add_argument("--search-epochs", type=int, default=3, help="epochs of the last rung")
-    size.add_argument("--final-epochs", type=int, default=6, help="epochs of the final training")
-    size.add_argument("--patience", type=int, default=4, help="epochs without gain before the final training stops")
+    size.add_argument("--search-epochs", type=int, help="epochs of the last rung")
+    size.add_argument("--final-epochs", type=int, help="epochs of the final training")
+    size.add_argument("--patience", type=int, help="epochs without gain before the final training stops")
     size.add_argument("--batch-size", type=int, default=32, help="windows in a batch")
-    size.add_argument("--max-train-batches", type=int, default=40, help="batches in a search epoch")
-    size.add_argument("--final-max-train-batches", type=int, default=300, help="batches in a final epoch; 0: all")
+    size.add_argument("--max-train-batches", type=int, help="batches in a search epoch")
+    size.add_argument("--final-max-train-batches", type=int, help="batches in a final epoch; 0: all")
     size.add_argument("--hidden-dims", type=int, nargs="+", default=[32], help="widths a candidate may have")
     size.add_argument("--ops", nargs="+", help="ops a candidate may use; default: all sixteen")
     size.add_argument("--arch-modes", nargs="+", help="sequence parts a candidate may have; default: all four")
     size.add_argument("--channel-modes", nargs="+", help="mixed, independent, variate; default: all")
-    size.add_argument("--loss", default="mse", help="loss of search and final training")
-    size.add_argument("--learning-rate", type=float, default=1e-3, help="peak rate of the final training")
+    size.add_argument("--loss", help="loss of search and final training")
+    size.add_argument("--learning-rate", type=float, help="peak rate of the final training")
+    search.set_defaults(**{argument: EVERYDAY_SEARCH[keyword] for argument, keyword in _USUAL.items()})
     method = search.add_argument_group("method of the search")
     method.add_argument("--relaxation", choices=RELAXATIONS, default="softmax", help="how logits become op weights")
     method.add_argument("--perturbation", choices=PERTURBATIONS, default="none", help="noise on alphas, weight steps")

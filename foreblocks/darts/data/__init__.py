@@ -6,10 +6,11 @@ from .adapters import HasWindowStarts
 from .batches import iter_batches, loader_batch_size
 from .catalog import CATALOG, DatasetEntry, cache_folder, dataset_entry, fetch_dataset, find_dataset, load_dataset
 from .csv import read_channels, read_csv
+from .dataframes import empty_like, read_table, write_like
 from .demo import DEMO_NAME, DEMO_PERIOD, load_demo
 from .frame import SeriesFrame
 from .gaps import fill_gaps
-from .prepare import Prepared, describe, prepare
+from .prepare import Prepared, as_frame, describe, prepare
 from .recipe import DataRecipe
 from .scaling import StandardScaler
 from .sources import as_source, check_source, read_batch
@@ -31,6 +32,7 @@ __all__ = [
     "Split",
     "StandardScaler",
     "WindowDataset",
+    "as_frame",
     "as_source",
     "cache_folder",
     "check_source",
@@ -38,6 +40,7 @@ __all__ = [
     "collate_windows",
     "dataset_entry",
     "describe",
+    "empty_like",
     "fetch_dataset",
     "fill_gaps",
     "find_dataset",
@@ -50,6 +53,8 @@ __all__ = [
     "read_batch",
     "read_channels",
     "read_csv",
+    "read_table",
     "standard_split",
+    "write_like",
     "write_table",
 ]

@@ -74,9 +74,15 @@ def _offset(cell: str) -> datetime.timedelta | None:
 
 
 def check_dates(
-    dates: np.ndarray, lines: Sequence[int], *, column: str, name: str, offsets: np.ndarray | None = None
+    dates: np.ndarray,
+    lines: Sequence[int],
+    *,
+    column: str,
+    name: str,
+    offsets: np.ndarray | None = None,
+    unit: str = "line",
 ) -> None:
-    """Refuse repeated and unsorted dates; warn once about an irregular step, naming the first such line.
+    """Refuse repeated and unsorted dates; warn once about an irregular step, naming the first such line (``unit``).
 
     Calendar months and weekdays are regular, also on a clock with daylight saving time (``offsets``).
 
@@ -88,10 +94,10 @@ def check_dates(
     if len(wrong):
         row = int(wrong[0]) + 1
         earlier = np.flatnonzero(dates[:row] == dates[row])
-        place = f"{name}: column {column!r}, line {lines[row]}: date {dates[row]}"
+        place = f"{name}: column {column!r}, {unit} {lines[row]}: date {dates[row]}"
         if len(earlier):
-            raise DataError(f"{place} is a duplicate of line {lines[int(earlier[0])]}.")
-        raise DataError(f"{place} is before line {lines[row - 1]} ({dates[row - 1]}): the dates are not sorted.")
+            raise DataError(f"{place} is a duplicate of {unit} {lines[int(earlier[0])]}.")
+        raise DataError(f"{place} is before {unit} {lines[row - 1]} ({dates[row - 1]}): the dates are not sorted.")
     step = find_wall_step(dates, offsets)
     if step is None:
         return
@@ -99,9 +105,9 @@ def check_dates(
     if len(odd):
         row = int(odd[0]) + 1
         _LOG.warning(
-            "%s: column %r has irregular steps: %d of %d differ from the usual %s, the first at line %s (%s). "
+            "%s: column %r has irregular steps: %d of %d differ from the usual %s, the first at %s %s (%s). "
             "Rows are used one after the other, as if evenly spaced.",
-            *(name, column, len(odd), len(steps), step, lines[row], dates[row]),
+            *(name, column, len(odd), len(steps), step, unit, lines[row], dates[row]),
         )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from torch.utils.data import DataLoader
 from .._core.errors import DataError, check_int
 from .._core.seeding import generator
 from .csv import read_csv
+from .dataframes import read_table
 from .frame import SeriesFrame, check_finite, find_columns
 from .gaps import fill_gaps
 from .recipe import DataRecipe
@@ -73,7 +75,7 @@ class Prepared:
 
 
 def prepare(
-    data: SeriesFrame | str | Path,
+    data: Any,
     *,
     lookback: int,
     horizon: int,
@@ -86,7 +88,7 @@ def prepare(
     """Split, scale and window a series.
 
     Args:
-        data: a frame, or the path of a CSV.
+        data: a ``SeriesFrame``, the path of a CSV, or a pandas, polars or pyarrow table or an array (``read_table``).
         lookback: L, at least 1.
         horizon: H, at least 1.
         split: row borders; None means the standard ones of ``name``.
@@ -103,7 +105,7 @@ def prepare(
     """
     check_int("lookback", lookback, low=1)
     check_int("horizon", horizon, low=1)
-    frame = data if isinstance(data, SeriesFrame) else read_csv(data, impute=impute)
+    frame = as_frame(data, impute=impute)
     if impute is not None:
         frame = fill_gaps(frame, impute)
     check_finite(frame)
@@ -125,6 +127,13 @@ def prepare(
         for first, stop in (split.train, *((start - lookback, stop) for start, stop in (split.val, split.test)))
     )
     return Prepared(train, val, test, scaler, split, frame.channels, frame.dates, frame)
+
+
+def as_frame(data: Any, *, impute: str | None = None) -> SeriesFrame:
+    """Return what ``prepare`` takes as a series; ``impute`` lets a CSV have gaps."""
+    if isinstance(data, SeriesFrame):
+        return data
+    return read_csv(data, impute=impute) if isinstance(data, str | Path) else read_table(data)
 
 
 def _check_room(split: Split, rows: int, lookback: int, horizon: int, name: str) -> None:

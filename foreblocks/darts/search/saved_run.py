@@ -135,19 +135,31 @@ def check_channels(recipe: DataRecipe, names: Sequence[str], where: str) -> None
 def forecast_frame(
     run: SavedRun, frame: SeriesFrame, *, future: SeriesFrame | None = None, device: torch.device | str = "cpu"
 ) -> Forecast:
+    """Forecast the H rows that follow a series, in its own units, with the model of a run.
+
+    Raises:
+        DataError: as ``forecast_rows``, or the run is incomplete.
+    """
+    recipe = run.recipe
+    check_channels(recipe, frame.channels, frame.name)  # before the model is read
+    return forecast_rows(run.load_model(device), recipe, frame, future=future)
+
+
+def forecast_rows(
+    model: nn.Module, recipe: DataRecipe, frame: SeriesFrame, *, future: SeriesFrame | None = None
+) -> Forecast:
     """Forecast the H rows that follow a series, in its own units, from its last L rows.
 
     Args:
-        run: a run with a model and its recipe.
-        frame: at least L rows with the channels of the run, in any order, at the step of the run.
-        future: the channels that are known ahead (``run.recipe.future``, further ones are left alone), for the H rows
-            that follow; None if the run has no such channel.
-        device: where the model runs.
+        model: in eval mode, trained on data of this recipe.
+        recipe: how those data were made.
+        frame: at least L rows with the channels of the recipe, in any order, at its step.
+        future: the channels that are known ahead (``recipe.future``, further ones are left alone), for the H rows that
+            follow; None if there is no such channel.
 
     Raises:
-        DataError: channels, step or number of rows do not fit, a value is not finite, or the run is incomplete.
+        DataError: channels, step or number of rows do not fit, or a value is not finite.
     """
-    recipe = run.recipe
     check_channels(recipe, frame.channels, frame.name)
     if len(frame) < recipe.lookback:
         raise DataError(f"{frame.name}: {len(frame)} rows are too few: the run looks back {recipe.lookback}.")
@@ -158,17 +170,17 @@ def forecast_frame(
     scaled = recipe.scaler.transform_rows(frame.values[first:, order], frame.name, first=first)
     known = _known(recipe, future, dates)
     inputs = (scaled,) if known is None else (scaled, known)
-    model = run.load_model(device)
+    device = next(iter(model.state_dict().values())).device
     with torch.no_grad():
-        output = model(*(torch.from_numpy(part)[None].to(resolve_device(device)) for part in inputs))
+        output = model(*(torch.from_numpy(part)[None].to(device) for part in inputs))
     output = output[0].double().cpu().numpy()
     wanted = (recipe.horizon, len(recipe.outputs))
     if output.shape != wanted:
-        raise DataError(f"run {str(run.path)!r}: the model gave {output.shape} (steps, channels), not {wanted}.")
+        raise DataError(f"the model gave {output.shape} (steps, channels), not {wanted}.")
     with np.errstate(over="ignore", invalid="ignore"):
         values = recipe.scaler.select(recipe.outputs).inverse(output).astype(np.float32)
     if not np.isfinite(values).all():
-        raise DataError(f"run {str(run.path)!r}: the forecast of {frame.name} is not finite, or too large for float32.")
+        raise DataError(f"the forecast of {frame.name} is not finite, or too large for float32.")
     offset = None if frame.offsets is None else frame.offsets[-1]
     return Forecast(dates, recipe.outputs, values, offset)
 
