@@ -162,9 +162,9 @@ class DARTSForecaster:
             DataError: not fitted, or channels, step or rows do not fit.
         """
         self._check_fitted()
-        if X is None and self._series is None:
-            raise DataError("a forecaster that was read from a run does not have its series: predict(X) needs it.")
         series = self._series if X is None else as_frame(X, impute=self.impute)
+        if series is None:
+            raise DataError("a forecaster that was read from a run does not have its series: predict(X) needs it.")
         if X is not None and self.impute is not None:
             series = fill_gaps(series, self.impute)
         like = self._like if X is None else None if _is_plain(X) else X
