@@ -104,6 +104,16 @@ def test_any_collate_gives_the_same_batches(collate, horizon: int):
         assert sum(len(x) for x, _ in direct) == len(data)
 
 
+def test_a_part_of_a_gathered_batch_is_a_sequence_of_samples():
+    windows = WindowDataset(series(), 5, 2)
+    batch = windows.__getitems__([2, 9, 4, 7])
+    part = batch[1:3]
+    assert [len(part), len(part[0])] == [2, 2]
+    for (x, y), index in zip(part, (9, 4), strict=True):
+        assert torch.equal(x, windows[index][0])
+        assert torch.equal(y, windows[index][1])
+
+
 def test_survives_pickling():
     windows = pickle.loads(pickle.dumps(WindowDataset(series(), 5, 2)))
     assert torch.equal(windows[3][0], series()[3:8])
