@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from . import ops  # noqa: F401 - registers the ops
+from ._core.ambient import usual_torch
 from ._core.device import resolve_device
 from ._core.errors import InvalidArgument, check_channels, check_int, check_keywords, check_list, check_range
 from ._core.keywords import fold_keywords, keywords_with_defaults, warn_keywords
@@ -174,6 +175,7 @@ class DARTSTrainer:
         """Return candidate ``index`` of ``seed``: the one that a search with that seed samples there."""
         return make_candidate(self.space(), check_int("seed", seed), check_int("index", index, low=0))
 
+    @usual_torch()
     def build_candidate(self, config: CandidateConfig | Mapping[str, Any], seed: int = 0) -> TimeSeriesDARTS:
         """Build the searched network of a candidate or of a candidate record, on this trainer's device."""
         if isinstance(config, Mapping):
@@ -182,6 +184,7 @@ class DARTSTrainer:
 
     # ---- phases --------------------------------------------------------------------------------------------------
 
+    @usual_torch()
     def evaluate_zero_cost_metrics_raw(
         self,
         model: nn.Module,
@@ -198,6 +201,7 @@ class DARTSTrainer:
             fast_mode=fast_mode, extra_proxies=extra_proxies,
         )  # fmt: skip
 
+    @usual_torch()
     def evaluate_zero_cost_metrics(
         self,
         model: nn.Module,
@@ -219,6 +223,7 @@ class DARTSTrainer:
             extra_proxies=extra_proxies,
         )  # fmt: skip
 
+    @usual_torch()
     def score_operations(
         self, model: nn.Module, dataloader: Any, *, proxy: str = DEFAULT_PROXY, max_samples: int = 64, seed: int = 0
     ) -> dict[str, dict[str, float]]:
@@ -231,6 +236,7 @@ class DARTSTrainer:
         windows = screening_windows(source, max_samples, seed).to(self.device)
         return score_operations(model.to(self.device), windows.x, windows.y, proxy=proxy, x_future=windows.x_future)
 
+    @usual_torch()
     def derive_final_architecture(
         self,
         model: nn.Module,
@@ -262,6 +268,7 @@ class DARTSTrainer:
             self._limits(train_loader, seed, None, max_val_batches, amp=False), settings,
         )  # fmt: skip
 
+    @usual_torch()
     def train_darts_model(
         self,
         model: nn.Module,
@@ -357,6 +364,7 @@ class DARTSTrainer:
         self.training_history.append(result)
         return result
 
+    @usual_torch()
     def train_final_model(
         self,
         model: nn.Module,
@@ -407,6 +415,7 @@ class DARTSTrainer:
         self.training_history.append(result)
         return result
 
+    @usual_torch()
     def multi_fidelity_search(
         self,
         train_loader: Any,
@@ -560,6 +569,7 @@ class DARTSTrainer:
 
     # ---- studies -------------------------------------------------------------------------------------------------
 
+    @usual_torch()
     def bilevel_lr_sensitivity(
         self,
         model_factory: Callable[[], nn.Module],
@@ -589,6 +599,7 @@ class DARTSTrainer:
             max_workers=max_workers, save_csv_path=save_csv_path,
         )  # fmt: skip
 
+    @usual_torch()
     def ablation_weight_search(
         self,
         train_loader: Any,
@@ -636,6 +647,7 @@ class DARTSTrainer:
             device=self.device, save_plots=save_plots, save_csv=save_csv,
         )  # fmt: skip
 
+    @usual_torch()
     def robust_initial_pool_over_op_pools(
         self,
         *,

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from foreblocks.darts import DARTSTrainer
 from foreblocks.darts._core.errors import InvalidArgument
 from foreblocks.darts._core.keywords import TABLE, fold_keywords, keyword, warn_keywords
 from foreblocks.darts.config import DARTSTrainConfig
@@ -116,13 +117,15 @@ def test_an_alias_beside_its_keyword_raises() -> None:
 
 
 def test_the_warning_points_at_the_caller_of_the_method() -> None:
-    def method(**given: Any) -> dict[str, Any]:
-        return fold_keywords("train_darts_model", given, None, DEFAULTS)
-
-    with pytest.warns(DeprecationWarning, match="is deprecated") as caught:
-        method(weight_decay=0.5)
+    trainer = DARTSTrainer(input_dim=2, hidden_dims=[8], forecast_horizon=4, seq_length=12, device="cpu")
+    with (
+        pytest.warns(DeprecationWarning, match="is deprecated") as caught,
+        pytest.raises(InvalidArgument, match="epoc"),
+    ):
+        trainer.train_darts_model(None, [], [], epochs=0, weight_decay=0.5)
     line = Path(__file__).read_text().splitlines()[caught[0].lineno - 1]
-    assert "method(weight_decay=0.5)" in line
+    assert {warning.filename for warning in caught} == {__file__}
+    assert "trainer.train_darts_model(None" in line
 
 
 def test_dead_keywords_are_said_in_one_record(caplog: pytest.LogCaptureFixture) -> None:

@@ -170,6 +170,16 @@ def test_the_forecast_stands_at_its_rows(windows):
         assert axes.get_title(loc="left") == f"{'ab'[channel]}   MAE {error:.4g}"
 
 
+def test_arrays_are_drawn_as_tensors_are(windows):
+    _, x, y = windows
+    assert torch.equal(batched_forecast(Shifted(), x.numpy()), batched_forecast(Shifted(), x))
+    drawn = [
+        [line.get_ydata() for line in plot_prediction(Shifted(), *pair).axes[0].lines]
+        for pair in ((x, y), (x.numpy(), y.numpy()))
+    ]
+    assert all(np.array_equal(*pair) for pair in zip(*drawn, strict=True))
+
+
 def test_a_full_series_is_drawn_with_the_windows_at_their_offset(windows, caplog):
     series, x, _ = windows
     figure = plot_prediction(Shifted(), x[4:], None, full_series=series, offset=4)

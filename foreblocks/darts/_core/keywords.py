@@ -13,6 +13,7 @@ An obsolete or pending keyword is silent at its default and logs a warning at an
 from __future__ import annotations
 
 import inspect
+import sys
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from .errors import InvalidArgument
 from .logging import get_logger
 
 logger = get_logger(__name__)
+_PACKAGE = __name__.removesuffix("._core.keywords") + "."
 
 
 @dataclass(frozen=True)
@@ -193,7 +195,7 @@ def warn_keywords(function: str, values: Mapping[str, Any]) -> None:
         if _same(value, entry.default) or any(_same(value, other) for other in entry.silent):
             continue
         if entry.status == "alias":
-            _deprecated(function, name, entry, stacklevel=4)
+            _deprecated(function, name, entry)
         elif entry.status in ("obsolete", "pending"):
             when = "yet" if entry.status == "pending" else "any more"
             dead.append(f"{name}={value!r} has no effect {when} ({entry.reason})")
@@ -204,7 +206,7 @@ def warn_keywords(function: str, values: Mapping[str, Any]) -> None:
 def _apply_alias(function: str, name: str, value: Any, folded: dict[str, Any], given: set[str]) -> None:
     entry = keyword(function, name)
     target = str(entry.replacement)
-    _deprecated(function, name, entry, stacklevel=5)
+    _deprecated(function, name, entry)
     value = value if entry.convert is None else entry.convert(value, folded)
     if target in given and not _same(folded[target], value):
         raise InvalidArgument(
@@ -213,10 +215,20 @@ def _apply_alias(function: str, name: str, value: Any, folded: dict[str, Any], g
     folded[target] = value
 
 
-def _deprecated(function: str, name: str, entry: Keyword, stacklevel: int) -> None:
-    # The level is that of the caller of the public method, which calls fold_keywords or warn_keywords.
+def _deprecated(function: str, name: str, entry: Keyword) -> None:
     message = f"{function}(): {name} is deprecated, use {entry.replacement}."
-    warnings.warn(message, DeprecationWarning, stacklevel=stacklevel)
+    warnings.warn(message, DeprecationWarning, stacklevel=_outside())
+
+
+def _outside() -> int:
+    """Return how many calls above this one the first frame outside the package is.
+
+    By default Python shows a ``DeprecationWarning`` only where it points at the script of the user.
+    """
+    level, frame = 0, sys._getframe()
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith((_PACKAGE, "contextlib")):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def _same(left: Any, right: Any) -> bool:

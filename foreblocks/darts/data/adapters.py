@@ -285,7 +285,7 @@ class AdaptedSource:
         if self._probed is None:
             if not len(self):
                 raise DataError(f"{self._role} data: the loader is empty.")
-            self.gather(torch.zeros(1, dtype=torch.int64))
+            self.gather(torch.zeros(1, dtype=torch.int64, device="cpu"))
         assert self._probed is not None, "gather notes the sizes"
         return self._probed
 
@@ -331,7 +331,7 @@ class AdaptedSource:
             DataError: the batch is no pair, has the wrong form, or sizes other than expected.
         """
         if not len(indices):  # a collate function cannot say what no sample looks like
-            return self.gather_batch(torch.zeros(1, dtype=torch.int64))[:0]
+            return self.gather_batch(torch.zeros(1, dtype=torch.int64, device="cpu"))[:0]
         batch = unpack_batch(self._store.fetch(indices), self._role)
         found = window_shape(batch.x, batch.y, batch.x_future, self._role)
         check_channels("target_channels", self.targets or (), found.channels)

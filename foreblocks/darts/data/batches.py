@@ -30,7 +30,10 @@ def iter_batches(
     limit = count
     if max_batches is not None:
         limit = min(count, check_int("max_batches", max_batches, low=1) * batch_size)
-    order = torch.arange(limit) if generator is None else torch.randperm(count, generator=generator)[:limit]
+    if generator is None:
+        order = torch.arange(limit, device="cpu")
+    else:
+        order = torch.randperm(count, generator=generator, device="cpu")[:limit]
     return iter(order.split(batch_size) if limit else ())
 
 

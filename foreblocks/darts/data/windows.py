@@ -62,15 +62,12 @@ class WindowDataset(Dataset[Window]):
         stop = rows if last is None else check_int("last", last, low=0, high=rows)
         first = check_int("first", first, low=0, high=rows)
         stride = check_int("stride", stride, low=1)
-        starts = (
-            torch.arange(first, stop - lookback - horizon + 1, stride) if stop - first >= lookback + horizon else None
-        )
-        if starts is None:
+        if stop - first < lookback + horizon:
             raise DataError(
                 f"rows {first} to {stop} hold no window: lookback {lookback} + horizon {horizon} needs "
                 f"{lookback + horizon} rows, there are {max(stop - first, 0)}."
             )
-        self._starts = starts
+        self._starts = torch.arange(first, stop - lookback - horizon + 1, stride, device="cpu")
 
     @property
     def channels(self) -> int:
@@ -109,7 +106,7 @@ class WindowDataset(Dataset[Window]):
 
     def __getitems__(self, indices: Sequence[int]) -> GatheredWindows:
         """Return the windows of a batch, already gathered; torch's loaders call this when it exists."""
-        return GatheredWindows(self.gather_batch(torch.as_tensor(indices, dtype=torch.int64)))
+        return GatheredWindows(self.gather_batch(torch.as_tensor(indices, dtype=torch.int64, device="cpu")))
 
     def gather(self, indices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return ``x [B, L, C]`` and ``y [B, H, C_out]`` of the windows at ``indices`` (int64 ``[B]``)."""
@@ -138,7 +135,7 @@ class WindowDataset(Dataset[Window]):
 
     def subset(self, indices: torch.Tensor | Sequence[int]) -> Self:
         """Return a dataset of the windows at ``indices`` only, in that order, over the same values."""
-        chosen = torch.as_tensor(indices, dtype=torch.int64)
+        chosen = torch.as_tensor(indices, dtype=torch.int64, device="cpu")
         clone = copy.copy(self)
         clone._starts = self._starts.index_select(0, chosen)
         return clone

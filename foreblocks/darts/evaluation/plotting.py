@@ -40,7 +40,7 @@ def batched_forecast(
 
     Args:
         model: maps ``[B, L, C]`` to ``[B, H, C]``; it is run in eval mode, which is undone afterwards.
-        X_val: windows ``[N, L, C]``, each one step after the one before.
+        X_val: windows ``[N, L, C]``, each one step after the one before; a numpy array will do, here and below.
         batch_size: windows in one call of the model.
         x_future: covariates of the same windows, ``[N, H, F]``, for a model that takes them.
 
@@ -51,6 +51,8 @@ def batched_forecast(
         DataError: ``X_val`` is not 3-D or holds no window, or the model's output does not fit.
     """
     check_int("batch_size", batch_size, low=1)
+    X_val = torch.as_tensor(X_val)
+    x_future = None if x_future is None else torch.as_tensor(x_future)
     if X_val.ndim != 3 or not len(X_val):
         raise DataError(f"X_val must be [N, L, C] with at least one window, got shape {tuple(X_val.shape)}.")
     if x_future is not None and (x_future.ndim != 3 or len(x_future) != len(X_val)):
@@ -127,7 +129,7 @@ def plot_prediction(
 
     Args:
         model: maps ``[B, L, C]`` to ``[B, H, C]``.
-        X_val: windows ``[N, L, C]``, each one step after the one before.
+        X_val: windows ``[N, L, C]``, each one step after the one before; a numpy array will do, here and below.
         y_val: their targets ``[N, H, C]``: what is drawn as actual without ``full_series``; None if that is given.
         full_series: the series ``[rows, C]`` in the units of the windows; its rows near the forecast are drawn.
         offset: row of ``full_series`` (or number on the axis) at which the first window begins; its forecast starts
@@ -188,11 +190,11 @@ def _forecasts(model: nn.Module, inputs: tuple[Tensor, ...], batch_size: int) ->
 def _overlap_mean(values: Tensor) -> Tensor:
     """Average ``[N, H, C]`` of consecutive windows to ``[N + H - 1, C]``; exact float64 sums in a fixed order."""
     count, horizon, channels = values.shape
-    total = torch.zeros(count + horizon - 1, channels, dtype=torch.float64)
+    total = values.new_zeros(count + horizon - 1, channels, dtype=torch.float64)
     for step in range(horizon):  # whole slices, one per step of the horizon: no loop over windows
         total[step : step + count] += values[:, step]
-    rows = torch.arange(len(total))
-    seen = torch.minimum(rows, torch.tensor(count - 1)) - torch.clamp(rows - horizon + 1, min=0) + 1
+    rows = torch.arange(len(total), device=values.device)
+    seen = rows.clamp(max=count - 1) - (rows - horizon + 1).clamp(min=0) + 1
     return (total / seen[:, None]).to(values.dtype)
 
 
@@ -200,7 +202,7 @@ def _actual(
     x: Tensor, y: Tensor | None, series: Tensor | None, forecast: Tensor, offset: int
 ) -> tuple[np.ndarray, int]:
     """Return what happened, ``[rows, C]``, and the row at which it begins on the axis."""
-    channels = forecast.shape[1]
+    channels, x = forecast.shape[1], torch.as_tensor(x)
     if series is not None:
         values = torch.as_tensor(series).detach().cpu()
         if values.ndim != 2 or values.shape[1] != channels:
@@ -209,6 +211,7 @@ def _actual(
         return values.numpy(), 0
     if y is None:
         raise InvalidArgument("y_val=None needs full_series: there is nothing to compare the forecast with.")
+    y = torch.as_tensor(y)
     if tuple(y.shape) != (len(x), len(forecast) - len(x) + 1, channels):
         raise DataError(
             f"y_val must be {(len(x), len(forecast) - len(x) + 1, channels)} as the forecasts, got {tuple(y.shape)}."

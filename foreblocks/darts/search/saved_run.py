@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 
+from .._core.ambient import usual_torch
 from .._core.device import resolve_device
 from .._core.errors import DataError
 from ..data.frame import SeriesFrame, check_finite
@@ -132,6 +133,7 @@ def check_channels(recipe: DataRecipe, names: Sequence[str], where: str) -> None
     raise DataError(f"{where} {problem}; the channels of the run are {list(recipe.channels)}.{hint}")
 
 
+@usual_torch()
 def forecast_frame(
     run: SavedRun, frame: SeriesFrame, *, future: SeriesFrame | None = None, device: torch.device | str = "cpu"
 ) -> Forecast:

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from .._core.ambient import usual_torch
 from .._core.errors import DataError, InvalidArgument
 from .._core.plain import to_plain
 from ..architecture.blend import BlendedForecaster
@@ -42,6 +43,7 @@ def describe_model(model: nn.Module) -> dict[str, Any]:
     raise InvalidArgument(f"a {type(model).__name__} cannot be saved: it has no description to rebuild it from.")
 
 
+@usual_torch()
 def build_described(description: dict[str, Any]) -> nn.Module:
     """Inverse of ``describe_model``; the weights are fresh."""
     kind = description["kind"]
