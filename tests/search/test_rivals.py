@@ -33,6 +33,7 @@ from foreblocks.darts.search.rivals.course import Course
 from foreblocks.darts.search.rivals.evolution import evolve
 from foreblocks.darts.search.rivals.shared_weights import SharedTask, train_shared
 from foreblocks.darts.search.settings import SearchSettings, candidate_seed
+from foreblocks.darts.search.store import SearchStore, StoredExecutor
 from foreblocks.darts.training.loop import LoopLimits, mean_loss, validation_batches
 
 L, H, C = 24, 4, 3
@@ -303,6 +304,34 @@ def test_one_failing_architecture_costs_only_itself(monkeypatch: pytest.MonkeyPa
     found = evolve(conditions)
     assert set(conditions.failures) == {1, 6}
     assert len(found) == 10
+
+
+def test_a_failed_architecture_that_succeeds_later_leaves_no_result_of_another(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A resumed evolution breeds other children then, and must not take the stored results of the first ones."""
+    build = tasks.build_network
+
+    def failing(spec: ArchSpec, *, seed: int) -> Any:
+        if seed == candidate_seed(0, 2):
+            raise RuntimeError("planted")
+        return build(spec, seed=seed)
+
+    def run(folder: Path, *, resume: bool) -> list[tuple[int, str, float]]:
+        with SearchStore(folder, {}, resume=resume) as store:
+            conditions = course("evolution", 60)
+            conditions.executor = StoredExecutor(conditions.executor, store)
+            conditions.settings = replace(conditions.settings, run_dir=folder)
+            return [(e.number, e.architecture.digest, e.val_loss) for e in evolve(conditions)]
+
+    for folder in ("straight", "resumed"):
+        (tmp_path / folder).mkdir()
+    with monkeypatch.context() as patched:
+        patched.setattr(tasks, "build_network", failing)
+        first = run(tmp_path / "resumed", resume=False)
+    straight = run(tmp_path / "straight", resume=False)
+    assert {digest for _, digest, _ in first} != {digest for _, digest, _ in straight}
+    assert run(tmp_path / "resumed", resume=True) == straight
 
 
 def test_shared_weights_are_trained_on_every_op_carried_and_inherited() -> None:

@@ -105,7 +105,7 @@ class SearchStore:
         """Return the result of a finished task; None if there is none, or its tensors are damaged (which is logged)."""
         with self._errors():
             row = self._database.execute(
-                "SELECT value, has_tensors FROM results WHERE phase = ? AND candidate = ? AND rung = ?", _columns(key)
+                "SELECT value, has_tensors FROM results WHERE phase = ? AND candidate = ? AND rung = ?", key.row
             ).fetchone()
             if row is None:
                 return None
@@ -124,7 +124,7 @@ class SearchStore:
             state_file(self.path, str(key)).write(text, tensors)
         with self._errors():
             self._database.execute(
-                "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?)", (*_columns(key), text, bool(tensors))
+                "INSERT OR REPLACE INTO results VALUES (?, ?, ?, ?, ?)", (*key.row, text, bool(tensors))
             )
         state_file(self.path, f"{key}.border").path.unlink(missing_ok=True)
 
@@ -135,16 +135,17 @@ class SearchStore:
         """
         with self._errors():
             rows = self._database.execute(
-                "SELECT candidate, rung, value, has_tensors FROM results WHERE phase = ?", (phase,)
+                "SELECT phase, candidate, rung, value, has_tensors FROM results WHERE phase = ? OR phase LIKE ?",
+                (phase, f"{phase}:%"),
             ).fetchall()
-            for candidate, rung, text, has_tensors in rows:
-                key = TaskKey(phase, candidate, rung)
+            for *row, text, has_tensors in rows:
+                key = TaskKey.of_row(*row)
                 if key in keep:
                     continue
                 if has_tensors:
                     self._database.execute(
                         "UPDATE results SET value = ?, has_tensors = 0 WHERE phase = ? AND candidate = ? AND rung = ?",
-                        (without_tensors(text), *_columns(key)),
+                        (without_tensors(text), *key.row),
                     )
                 state_file(self.path, str(key)).path.unlink(missing_ok=True)
 
@@ -252,10 +253,6 @@ def remembered(store: SearchStore | None, key: TaskKey, of: list[Any], compute: 
     if store is not None:
         store.save(key, {"candidates": of, "value": value})
     return value
-
-
-def _columns(key: TaskKey) -> tuple[str, int, int]:
-    return key.phase, key.candidate, key.rung
 
 
 def _locked(path: Path) -> sqlite3.Connection:

@@ -106,7 +106,7 @@ class Course:
             limits = replace(limits, max_train_batches=batches, seed=derive_seed("rival", limits.seed, rung))
             final = replace(config, epochs=epochs, patience=epochs)
             made.append(epochs * batches)
-            key = TaskKey(str(self.settings.baseline), entrant.number, rung)
+            key = TaskKey(str(self.settings.baseline), entrant.number, rung, entrant.architecture.digest)
             tasks.append(
                 TrainTask(
                     entrant.architecture.to_dict(), entrant.seed, self.train, self.val, final, limits, entrant.state,
