@@ -318,7 +318,7 @@ def test_a_failed_architecture_that_succeeds_later_leaves_no_result_of_another(
         return build(spec, seed=seed)
 
     def run(folder: Path, *, resume: bool) -> list[tuple[int, str, float]]:
-        with SearchStore(folder, {}, resume=resume) as store:
+        with SearchStore(folder, {"of": "a test"}, resume=resume) as store:
             conditions = course("evolution", 60)
             conditions.executor = StoredExecutor(conditions.executor, store)
             conditions.settings = replace(conditions.settings, run_dir=folder)
