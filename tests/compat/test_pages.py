@@ -14,7 +14,9 @@ import pytest
 import torch
 
 from foreblocks.darts import DARTSTrainer
+from foreblocks.darts.config import EVERYDAY_SEARCH
 from foreblocks.darts.evaluation import losses
+from foreblocks.darts.integrations import estimator
 from foreblocks.darts.ops import registry as ops
 from foreblocks.darts.search.proxies import registry as proxies
 
@@ -32,7 +34,7 @@ WRITES = {
     "data.md": {"gappy.csv"},
     "studies.md": {"ablation_results"},
     "analysis.md": {"alphas.png"},
-    "keep.md": {"best_darts_model.pth", "runs"},
+    "keep.md": {"best_darts_model.pth", "model.pt2", "runs"},
 }
 
 
@@ -44,7 +46,15 @@ def _registries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(losses, "_LOSSES", dict(losses._LOSSES))
 
 
-@pytest.mark.usefixtures("_registries")
+@pytest.fixture
+def _small_forecasters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ``DARTSForecaster`` that is told no sizes takes tiny ones."""
+    tiny = {"num_candidates": 2, "top_k": 1, "trial_steps": 2, "finalists": 1, "search_epochs": 1, "final_epochs": 1}
+    batches = dict.fromkeys(("max_train_batches", "max_val_batches", "final_max_train_batches"), 2)
+    monkeypatch.setattr(estimator, "EVERYDAY_SEARCH", {**EVERYDAY_SEARCH, **tiny, **batches})
+
+
+@pytest.mark.usefixtures("_registries", "_small_forecasters")
 @pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: page.stem)
 def test_the_blocks_of_a_page_run(page: Path, searched: Searched) -> None:
     pytest.importorskip("matplotlib")
