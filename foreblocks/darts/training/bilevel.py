@@ -19,6 +19,7 @@ from .._core.types import Batch
 from ..architecture.network import TimeSeriesDARTS
 from ..architecture.sequence import moe_balance_loss
 from ..config import DARTSTrainConfig
+from .adamw import ClippedAdamW
 from .average import WeightAverage
 from .collapse import EPOCH_KEYS, CollapseTrace
 from .loop import LoopLimits, LossFunction, autocast, cpu_copy, cpu_state
@@ -84,7 +85,7 @@ class SearchState:
     """
 
     model: TimeSeriesDARTS
-    weight_optimizer: torch.optim.Optimizer
+    weight_optimizer: ClippedAdamW
     arch_optimizer: torch.optim.Optimizer | None
     epoch: int = 0
     step: int = 0
@@ -185,11 +186,8 @@ def check_searched(model: nn.Module) -> TimeSeriesDARTS:
 def new_state(model: TimeSeriesDARTS, config: DARTSTrainConfig) -> SearchState:
     """Return the state at the start of a search."""
     check_searched(model)
-    weights = torch.optim.AdamW(
-        list(model.weight_parameters()),
-        lr=config.model_learning_rate,
-        weight_decay=config.model_weight_decay,
-        fused=True,
+    weights = ClippedAdamW(
+        model.weight_parameters(), lr=config.model_learning_rate, weight_decay=config.model_weight_decay
     )
     alphas = list(model.arch_parameters())
     arch = (
@@ -265,12 +263,11 @@ class BilevelStepper:
         state.weight_batches += 1
         _require_grad(self._alphas, True)
         if apply:
-            nn.utils.clip_grad_norm_(self._weights, WEIGHT_CLIP)
             set_rate(
                 state.weight_optimizer,
                 one_cycle(state.step, self.plan.total_steps, self.config.model_learning_rate),
             )
-            state.weight_optimizer.step()
+            state.weight_optimizer.step_clipped(WEIGHT_CLIP)
             state.weight_optimizer.zero_grad(set_to_none=True)
             state.step += 1
         return loss.detach()

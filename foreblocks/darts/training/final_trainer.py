@@ -18,6 +18,7 @@ from ..architecture.sequence import moe_balance_loss
 from ..config import DARTSTrainConfig, FinalTrainConfig
 from ..data.sources import iter_batches, read_batch
 from ..evaluation.losses import get_loss_function
+from .adamw import ClippedAdamW
 from .average import WeightAverage
 from .events import Callback, Event, emit
 from .loop import LoopLimits, LossFunction, autocast, check_finite_loss, cpu_state, mean_loss, validation_batches
@@ -53,7 +54,7 @@ class _Training:
     """
 
     model: nn.Module
-    optimizer: torch.optim.Optimizer
+    optimizer: ClippedAdamW
     best: _Best = field(default_factory=_Best)
     average: WeightAverage = field(default_factory=WeightAverage)
     train_losses: list[float] = field(default_factory=list)
@@ -64,7 +65,7 @@ class _Training:
     def begin(cls, model: nn.Module, config: FinalTrainConfig, border: StateFile | None) -> _Training:
         """Return the training at its start, or where ``border`` says that it is."""
         rate, decay = config.learning_rate, config.weight_decay
-        state = cls(model, torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=decay, fused=True))
+        state = cls(model, ClippedAdamW(model.parameters(), lr=rate, weight_decay=decay))
         kept = None if border is None else border.load()
         if kept is not None:
             state.load_dict(kept)
@@ -173,7 +174,7 @@ def _say(state: _Training, epochs: int, callbacks: Sequence[Callback], verbose: 
 def _epoch(
     model: nn.Module,
     train: WindowSource,
-    optimizer: torch.optim.Optimizer,
+    optimizer: ClippedAdamW,
     loss_fn: LossFunction,
     config: FinalTrainConfig,
     limits: LoopLimits,
@@ -197,8 +198,7 @@ def _epoch(
             loss = loss_fn(model(*batch.inputs), batch.y)
         optimizer.zero_grad(set_to_none=True)
         (loss + MOE_BALANCE * moe_balance_loss(model)).backward()
-        nn.utils.clip_grad_norm_(model.parameters(), config.grad_clip_norm)
-        optimizer.step()
+        optimizer.step_clipped(config.grad_clip_norm)
         total += loss.detach().double() * len(indices)
         count += len(indices)
     return check_finite_loss(total, f"epoch {epoch + 1}") / count

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from .._core.errors import InvalidArgument
 from .._core.seeding import seeded
+from .adamw import ClippedAdamW
 
 #: loss as a function of the weights; the alphas are leaves that it reads by itself
 LossAt = Callable[[Sequence[Tensor]], Tensor]
@@ -171,4 +172,5 @@ def _adamw(w: Tensor, g: Tensor, group: Mapping[str, Any], state: Mapping[str, A
 _RULES: dict[type[torch.optim.Optimizer], Callable[[Tensor, Tensor, Mapping[str, Any], Mapping[str, Any]], Moved]] = {
     torch.optim.SGD: _sgd,
     torch.optim.AdamW: _adamw,
+    ClippedAdamW: _adamw,
 }

@@ -36,6 +36,7 @@ from ..config import DARTSTrainConfig
 from ..data.batches import EVAL_BATCH
 from ..data.sources import read_batch
 from ..evaluation.losses import get_loss_function
+from .adamw import ClippedAdamW
 from .bilevel import check_searched
 from .darts_loop import SearchData, block_loss
 from .loop import LoopLimits, autocast, cpu_state, mean_loss
@@ -312,7 +313,7 @@ class _Tuning:
         for alpha in model.arch_parameters():
             alpha.requires_grad_(False)
         self._weights = list(model.weight_parameters())
-        self._optimizer = torch.optim.AdamW(self._weights, weight_decay=config.model_weight_decay, fused=True)
+        self._optimizer = ClippedAdamW(self._weights, weight_decay=config.model_weight_decay)
         self._done = 0
         self._total = 1
 
@@ -336,7 +337,6 @@ class _Tuning:
                     loss = loss + self._config.moe_balance_weight * moe_balance_loss(model)
             self._optimizer.zero_grad(set_to_none=True)
             loss.backward()
-            nn.utils.clip_grad_norm_(self._weights, CLIP)
-            self._optimizer.step()
+            self._optimizer.step_clipped(CLIP)
             self._done += 1
         model.eval()

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..._core.seeding import derive_seed, generator, seeded
 from ..._core.types import WindowSource
@@ -19,6 +19,7 @@ from ...architecture.spec import ArchSpec
 from ...config import FinalTrainConfig
 from ...data.sources import iter_batches, read_batch
 from ...evaluation.losses import get_loss_function
+from ...training.adamw import ClippedAdamW
 from ...training.final_trainer import MOE_BALANCE
 from ...training.loop import LoopLimits, autocast, check_finite_loss, cpu_state, mean_loss, validation_batches
 from ...training.schedules import one_cycle, set_rate
@@ -114,7 +115,7 @@ def train_paths(model: TimeSeriesDARTS, task: SharedTask) -> None:
     config, limits = task.config, task.limits
     loss_fn = get_loss_function(config.loss_type)
     weights = list(model.weight_parameters())
-    optimizer = torch.optim.AdamW(weights, weight_decay=config.weight_decay, fused=True)
+    optimizer = ClippedAdamW(weights, weight_decay=config.weight_decay)
     rng = random.Random(f"path:{limits.seed}")
     total = torch.zeros((), dtype=torch.float64, device=limits.device)
     model.train()
@@ -127,8 +128,7 @@ def train_paths(model: TimeSeriesDARTS, task: SharedTask) -> None:
             with derived_path(model, _draw(model, rng)), seeded("path", limits.seed, step), autocast(limits):
                 loss = loss_fn(model(*batch.inputs), batch.y)
                 (loss + MOE_BALANCE * moe_balance_loss(model)).backward()
-            nn.utils.clip_grad_norm_(weights, config.grad_clip_norm)
-            optimizer.step()
+            optimizer.step_clipped(config.grad_clip_norm)
             optimizer.zero_grad(set_to_none=True)
             total += loss.detach()
             step += 1
