@@ -18,8 +18,8 @@ class ClippedAdamW(torch.optim.AdamW):
     """AdamW (Loshchilov & Hutter, Decoupled Weight Decay Regularization, ICLR 2019) that clips the gradient first.
 
     ``step_clipped`` is ``torch.nn.utils.clip_grad_norm_`` and ``step`` of ``torch.optim.AdamW(fused=True)``, to
-    rounding, and keeps the same state. For the 308 tensors of a search step those two take 2.4 ms of one thread, much of
-    it for lists and for a counter in each tensor; this takes 1.4. Away from the CPU it calls them.
+    rounding, and keeps the same state. For the 308 tensors of a search step those two take 2.4 ms of one thread, much
+    of it for lists and for a counter in each tensor; this takes 1.4. Away from the CPU it calls them.
 
     Args:
         params: the parameters, one group.
