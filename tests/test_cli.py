@@ -105,6 +105,9 @@ def test_show_says_what_an_unfinished_run_has(tmp_path: Path, capsys: pytest.Cap
     (tmp_path / "result.json").write_text('{"finalists": [1]}')
     assert main(["show", str(tmp_path)]) == 2
     assert "not what a search writes" in capsys.readouterr().err
+    (tmp_path / "result.json").write_text("{")
+    assert main(["show", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {tmp_path / 'result.json'}: cannot be read as JSON")
     assert main(["show", str(tmp_path / "none")]) == 2
 
 

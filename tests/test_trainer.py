@@ -200,6 +200,13 @@ def test_a_file_that_is_no_checkpoint_is_named(tmp_path: Any, content: bytes) ->
         trainer().load_model(str(tmp_path / "other.pth"))
 
 
+def test_nobody_is_told_to_load_a_pickled_model(tmp_path: Path) -> None:
+    torch.save(torch.nn.Linear(2, 2), tmp_path / "model.pth")
+    with pytest.raises(DataError) as caught:
+        trainer().load_model(str(tmp_path / "model.pth"))
+    assert str(caught.value).endswith("model.pth is no checkpoint of plain tensors and data (UnpicklingError).")
+
+
 @pytest.mark.parametrize(
     ("changes", "sizes"),
     [

@@ -149,12 +149,25 @@ def test_a_point_is_no_part_of_a_number_with_a_decimal_comma(cell: str, said: st
         (["31.12.2019 23:00", "01.01.2020 00:00"], ["2019-12-31T23", "2020-01-01"]),
         (["12/31/2019 11:00 PM", "1/1/2020 12:00 AM"], ["2019-12-31T23", "2020-01-01"]),
         (["20200131", "20200201"], ["2020-01-31", "2020-02-01"]),
+        (["1949-01", "1949-02"], ["1949-01-01", "1949-02-01"]),
         (["2020-01-01 00:00:00.25", "2020-01-01 00:00:00.50"], ["2020-01-01T00:00:00.25", "2020-01-01T00:00:00.50"]),
     ],
 )
 def test_date_forms(cells: list[str], expected: list[str]):
     frame = parse("date,a\n" + "".join(f"{cell},1\n" for cell in cells))
     assert frame.dates.tolist() == np.array(expected, dtype="datetime64[us]").tolist()
+
+
+def test_months_have_the_step_of_a_month():
+    frame = parse("Month,Passengers\n1949-11,104\n1949-12,118\n1950-01,115\n")
+    assert str(frame.date_step) == "1 month"
+    assert frame.dates_after(1).tolist() == [datetime.datetime(1950, 2, 1)]
+
+
+def test_row_numbers_before_the_dates_are_named():
+    assert "column 'date', line 2: '2020-01-01' is a date, but the dates are read from the first column" in error_of(
+        ",date,a\n0,2020-01-01,1\n1,2020-01-02,2\n"
+    )
 
 
 def test_ambiguous_order_takes_the_even_one(caplog: pytest.LogCaptureFixture):
@@ -258,6 +271,14 @@ def test_dates_that_are_none_are_refused():
         SeriesFrame(np.array(["2020-01-01"]), ["a"], np.ones((1, 1)))
     with pytest.raises(DataError, match="row 1 has no date"):
         SeriesFrame(np.array(["2020-01-01", "NaT"], dtype="datetime64[us]"), ["a"], np.ones((2, 1)))
+
+
+def test_values_become_float64_or_are_refused():
+    assert SeriesFrame(np.arange(2), ("a",), [[1], [2]]).values.dtype == np.float64
+    assert SeriesFrame([3, 4], ("a",), np.ones((2, 1), np.float32)).channels == ["a"]
+    for values in ([["x"]], np.ones((1, 1)) * 1j, [[1.0], [2.0, 3.0]]):
+        with pytest.raises(DataError, match="values must be real numbers"):
+            SeriesFrame(np.arange(len(values)), ["a"], values)
 
 
 @pytest.mark.parametrize("zoned", [0, 1, 2])

@@ -103,6 +103,21 @@ def test_prepare_takes_a_table_as_it_takes_a_file(tmp_path):
     assert of_table.recipe.step == of_file.recipe.step
 
 
+def test_texts_in_the_index_are_dates_if_they_look_so():
+    texts = HOURS.astype("datetime64[s]").astype(str)
+    np.testing.assert_array_equal(read_table(pandas_table(index=list(texts))).dates, HOURS)
+    days = [datetime.date(2024, 1, 1) + datetime.timedelta(days=k) for k in range(ROWS)]
+    assert str(read_table(pandas_table(index=days)).date_step) == "1 day"
+    names = [f"row {k}" for k in range(ROWS)]
+    np.testing.assert_array_equal(read_table(pandas_table(index=names)).dates, np.arange(ROWS))
+
+
+def test_columns_may_be_numbers():
+    frame = read_table(pd.DataFrame(VALUES))
+    assert frame.channels == ["0", "1"]
+    np.testing.assert_array_equal(frame.values, VALUES)
+
+
 def test_only_the_chosen_columns_must_hold_numbers():
     table = pandas_table().assign(note="x")
     with pytest.raises(DataError, match=re.escape("column 'note' is String, not numbers; choose the channels")):
@@ -126,6 +141,7 @@ def test_only_the_chosen_columns_must_hold_numbers():
         (pd.DataFrame({"a": HOURS, "b": HOURS, "c": 1.0}), r"\['a', 'b'\] all hold dates"),
         (pd.DataFrame({"a": []}, dtype=float), "has no rows"),
         (pd.DataFrame(), "has no column"),
+        (pd.DataFrame(VALUES, columns=["a", "a"]), r"two columns share a name; there are \['a', 'a'\]"),
         (pandas_table(index=pd.MultiIndex.from_product([["x"], range(ROWS)])), "index has 2 levels"),
     ],
 )

@@ -47,6 +47,11 @@ def test_from_path_and_from_frame(tmp_path: Path):
     assert describe(ready) == "mine: 200 rows x 3 channels, step 1 day; windows 125 / 17 / 37"
 
 
+def test_a_split_must_be_one():
+    with pytest.raises(InvalidArgument, match=r"split=\(100, 50, 50\) must be a Split"):
+        prepare(frame(), lookback=12, horizon=4, split=(100, 50, 50))  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("lookback", [1, 12, 50])
 def test_look_back_across_the_border(lookback: int):
     ready = prepare(frame(), lookback=lookback, horizon=4)

@@ -44,6 +44,15 @@ def tensors(data: WindowDataset | None = None) -> TensorDataset:
     return TensorDataset(*data.gather(torch.arange(len(data))))
 
 
+def test_complex_numbers_are_refused_and_gradients_left():
+    plain = tensors()
+    x, y = plain.tensors
+    with pytest.raises(DataError, match=r"train data: x of a batch is torch.complex64; only real numbers"):
+        as_source(TensorDataset(x.cfloat(), y), role="train")
+    source = as_source(TensorDataset(x.clone().requires_grad_(), y), role="train")
+    assert not source.gather(torch.arange(2))[0].requires_grad
+
+
 class Counting(Dataset):
     """A map-style data set of the user's own that counts what is read."""
 

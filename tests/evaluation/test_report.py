@@ -6,7 +6,7 @@ import pytest
 
 from foreblocks.darts import DARTSTrainer
 from foreblocks.darts._core.errors import InvalidArgument
-from foreblocks.darts.evaluation.report import format_result_table, format_table, verdict
+from foreblocks.darts.evaluation.report import figure, format_result_table, format_table, verdict
 
 RESULTS = {
     "baselines": {
@@ -36,6 +36,16 @@ def test_columns_are_aligned():
     assert format_table([], ["a", "b"]).splitlines() == ["a  b", "-  -"]
     with pytest.raises(InvalidArgument, match="2 headers"):
         format_table([["a"]], ["x", "y"])
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.0, "0.0000"), (0.36981, "0.3698"), (-12.5, "-12.5000"), (0.0012, "0.0012"), (2.318e-14, "2.318e-14"),
+     (0.00063, "0.00063"), (4.4855787e18, "4.486e+18"), (float("inf"), "inf"), (float("nan"), "nan")],
+)  # fmt: skip
+def test_small_and_large_scores_can_be_told_apart(value, shown):
+    assert figure(value) == shown
+    assert format_table([[value]], ["mse"]).splitlines()[-1].strip() == shown
 
 
 def test_the_report_shows_everything_once():

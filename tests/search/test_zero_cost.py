@@ -175,6 +175,14 @@ def test_repeats_and_leaves_the_random_state_alone(shuffle):
     assert evaluate_zero_cost_metrics(model, loader(shuffle=shuffle)) == first
 
 
+def test_a_dataset_is_read_in_batches():
+    first = next(iter(loader(32)))
+    from_data = evaluate_zero_cost_metrics(net(), TensorDataset(*tensors()), max_samples=32)
+    assert from_data["metrics"] == evaluate_zero_cost_metrics(net(), [first], max_samples=32)["metrics"]
+    with pytest.raises(DataError, match="dataloader=None must be a DataLoader, a Dataset or batches"):
+        evaluate_zero_cost_metrics(net(), None)
+
+
 def test_bad_batches():
     x, y = tensors()
     assert evaluate_zero_cost_metrics_raw(net(), [])["errors"] == {"_global": "the loader yields no batch"}

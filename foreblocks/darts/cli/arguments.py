@@ -70,10 +70,11 @@ def stored_arguments(parser: argparse.ArgumentParser, folder: str) -> argparse.N
     """
     path = Path(folder) / ARGUMENTS
     if not path.is_file():
-        there = "there is no such folder" if not Path(folder).is_dir() else f"{ARGUMENTS} is missing"
+        if not Path(folder).is_dir():
+            raise DataError(f"run {folder!r}: there is no such folder.")
         raise DataError(
-            f"run {folder!r}: {there}. The command line writes it; a search that was begun in Python goes on with "
-            "multi_fidelity_search(..., run_dir=..., resume=True)."
+            f"run {folder!r}: {ARGUMENTS} is missing. The command line writes it; a search that was begun in Python "
+            "goes on with multi_fidelity_search(..., run_dir=..., resume=True)."
         )
     try:
         stored = dict(json.loads(path.read_text(encoding="utf-8")))

@@ -28,6 +28,8 @@ def _show(a: argparse.Namespace) -> int:
     run = SavedRun(Path(a.run_folder))
     try:
         text = "\n\n".join(_sections(run))
+    except DataError:
+        raise
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise DataError(f"run {str(run.path)!r}: its files are not what a search writes ({error!r}).") from error
     print(text)

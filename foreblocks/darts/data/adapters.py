@@ -54,7 +54,7 @@ class Store(Protocol):
 
 
 def unpack_batch(batch: Any, role: str) -> Batch:
-    """Return x ``[B, L, C]``, y ``[B, H, C_out]`` and perhaps x_future ``[B, H, F]`` as float32.
+    """Return x ``[B, L, C]``, y ``[B, H, C_out]`` and perhaps x_future ``[B, H, F]`` as float32, without gradients.
 
     Raises:
         DataError: no pair, or shapes that do not fit; the role is named.
@@ -62,8 +62,8 @@ def unpack_batch(batch: Any, role: str) -> Batch:
     x, y, future = split_batch(batch, f"{role} data: ")
     window_shape(x, y, None, role)
     if future is not None:
-        future = check_future(future, len(x), y.shape[1], f"{role} data: ").to(torch.float32)
-    return Batch(x.to(torch.float32), y.to(torch.float32), future)
+        future = check_future(future, len(x), y.shape[1], f"{role} data: ").detach().to(torch.float32)
+    return Batch(x.detach().to(torch.float32), y.detach().to(torch.float32), future)
 
 
 class TensorStore:

@@ -95,9 +95,11 @@ def autocast_ctx(device: str | torch.device, enabled: bool = True) -> contextlib
 
 def _tensor(name: str, item: Any, where: str) -> Tensor:
     if isinstance(item, np.ndarray):
-        return torch.as_tensor(item)
+        item = torch.as_tensor(item)
     if not isinstance(item, Tensor):
         raise DataError(f"{where}{name} of a batch must be a tensor, got {type(item).__name__}.")
+    if item.is_complex():
+        raise DataError(f"{where}{name} of a batch is {item.dtype}; only real numbers can be forecast.")
     return item
 
 

@@ -232,6 +232,11 @@ def _problem(cell: str, decimal: str) -> str:
             f"{cell!r} is not a number with a decimal point. If its comma is a decimal comma, read the file with "
             "decimal=',' (read_csv) or --decimal ,"
         )
+    if looks_like_date(cell):
+        return (
+            f"{cell!r} is a date, but the dates are read from the first column. If that holds row numbers, save the "
+            "file without them (pandas: to_csv(..., index=False))"
+        )
     if decimal == "," and _is_number(cell):
         return f"{cell!r} is not a number with a decimal comma (decimal=',', --decimal ,)"
     return f"{cell!r} is not a number"

@@ -26,8 +26,9 @@ def read_table(
     Args:
         data: an eager pandas, polars or pyarrow table or series, or an array ``[rows, C]`` or ``[rows]``, whose
             channels are called ``"0"``, ``"1"``, ... .
-        date: the column with the dates or integers. None takes the index of a pandas frame if that holds dates, else
-            the only column of dates, else a first column of texts that are dates; without any, rows are counted from 0.
+        date: the column with the dates or integers. None takes the index of a pandas frame if that holds dates (also
+            as texts), else the only column of dates, else a first column of texts that are dates; without any, rows
+            are counted from 0.
         columns: channels to read, in this order; the others may hold anything. None reads all.
         name: what messages call the series.
 
@@ -45,6 +46,10 @@ def read_table(
         raise DataError(
             f"{name}: a {type(data).__name__} is no path, SeriesFrame, array or eager data frame (collect a lazy one)."
         ) from error
+    except nw.exceptions.DuplicateError as error:
+        raise DataError(
+            f"{name}: two columns share a name; there are {[str(each) for each in data.columns]}."
+        ) from error
     if isinstance(table, nw.Series):
         table = table.alias(table.name or VALUE).to_frame()
     column, series = _dates_of(nw, table, date, name)
@@ -56,7 +61,7 @@ def read_table(
         raise DataError(f"{name}: the table has no column beside its dates.")
     if not len(table):
         raise DataError(f"{name}: the table has no rows.")
-    values = np.stack([_numbers(nw, table[each], each, name) for each in channels], axis=1)
+    values = np.stack([_numbers(nw, table.get_column(each), each, name) for each in channels], axis=1)
     label = column or "index"
     dates, offsets = _as_dates(nw, series, label, name) if series is not None else (np.arange(len(table)), None)
     # Built first: it names a row without a date.
@@ -78,7 +83,7 @@ def _dates_of(nw: Any, table: Any, date: str | None, name: str) -> tuple[Any, An
     if date is not None:
         if date not in table.columns:
             raise DataError(f"{name}: no column {date!r} (date); there are {list(table.columns)}.")
-        return date, table[date]
+        return date, table.get_column(date)
     index = nw.maybe_get_index(table)
     if index is not None:
         if index.nlevels > 1:
@@ -87,14 +92,21 @@ def _dates_of(nw: Any, table: Any, date: str | None, name: str) -> tuple[Any, An
         if kind.startswith(("datetime64", "period")):
             stamps = index.to_timestamp() if kind.startswith("period") else index
             return None, nw.from_native(stamps.to_series(), series_only=True)
+        if kind in ("object", "str", "string") and len(index) and looks_like_date(str(index[0])):
+            return None, nw.from_native(index.to_series(), series_only=True)
     found = [each for each in table.columns if isinstance(table.schema[each], (nw.Datetime, nw.Date))]
     if len(found) > 1:
         raise DataError(f"{name}: {found} all hold dates; name the one to use (date=...).")
     if found:
-        return found[0], table[found[0]]
+        return found[0], table.get_column(found[0])
     first = table.columns[0] if table.columns else None
-    if first is not None and len(table) and _is_text(nw, table[first]) and looks_like_date(str(table[first][0])):
-        return first, table[first]
+    if (
+        first is not None
+        and len(table)
+        and _is_text(nw, table.get_column(first))
+        and looks_like_date(str(table.get_column(first)[0]))
+    ):
+        return first, table.get_column(first)
     return None, None
 
 

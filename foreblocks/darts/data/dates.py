@@ -135,14 +135,19 @@ def _in_utc(stamps: Sequence[_Stamp]) -> list[_Stamp] | None:
 
 def _iso(cell: str) -> _Stamp | None:
     try:
-        return _utc(_Stamp.fromisoformat(cell))
+        return _utc(_stamp(cell))
     except (ValueError, OverflowError):
         return None
 
 
+def _stamp(cell: str) -> _Stamp:
+    """Return the date of an ISO text; a month such as ``1949-01`` stands for its first day."""
+    return _Stamp.fromisoformat(f"{cell}-01" if len(cell) == 7 and cell[4] == "-" else cell)
+
+
 def _parse_iso(cells: Sequence[str]) -> list[_Stamp] | None:
     try:
-        return list(map(_Stamp.fromisoformat, cells))
+        return list(map(_stamp, cells))
     except ValueError:
         return None
 

@@ -6,6 +6,7 @@ import dataclasses
 import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -21,15 +22,15 @@ class SeriesFrame:
         dates: ``[rows]``, strictly increasing; ``datetime64[us]`` (UTC where the file had offsets), or int64 for a
             plain integer index. Other units and integers are converted.
         channels: names of the C channels.
-        values: float64 ``[rows, C]``.
+        values: float64 ``[rows, C]``; other real numbers are converted.
         step: median step between rows; None for an integer index or a single row.
         notes: what was repaired or is known to be odd, one sentence each.
         name: what messages call the series; a file's stem.
         offsets: ``timedelta64[us]`` ``[rows]``, how far ahead of UTC the file wrote each date; None if it did not say.
 
     Raises:
-        DataError: the shapes do not fit together, two channels share a name, or the dates are neither ``datetime64``
-            nor integers.
+        DataError: the shapes do not fit together, two channels share a name, the values are no real numbers, or the
+            dates are neither ``datetime64`` nor integers.
     """
 
     dates: np.ndarray
@@ -41,6 +42,9 @@ class SeriesFrame:
     offsets: np.ndarray | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "dates", np.asarray(self.dates))
+        object.__setattr__(self, "channels", list(self.channels))
+        object.__setattr__(self, "values", _plain_values(self.values, self.name))
         if self.values.ndim != 2:
             raise DataError(f"{self.name}: values must be [rows, channels], got shape {tuple(self.values.shape)}.")
         if self.values.shape[1] != len(self.channels):
@@ -89,6 +93,17 @@ class SeriesFrame:
         if self.offsets is None or not step.on_the_clock:
             return step.after(self.dates[-1], count)
         return step.after(self.dates[-1] + self.offsets[-1], count) - self.offsets[-1]
+
+
+def _plain_values(values: Any, name: str) -> np.ndarray:
+    """Return numbers as float64; text, complex numbers and rows of different lengths are refused."""
+    try:
+        plain = np.asarray(values)
+        if plain.dtype.kind in "biufO":
+            return plain.astype(np.float64, copy=False)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{name}: values must be real numbers in [rows, channels] ({error}).") from error
+    raise DataError(f"{name}: values must be real numbers in [rows, channels], got {plain.dtype}.")
 
 
 def _plain_dates(dates: np.ndarray, name: str) -> np.ndarray:

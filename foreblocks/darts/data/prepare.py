@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader
 
-from .._core.errors import DataError, check_int
+from .._core.errors import DataError, InvalidArgument, check_int
 from .._core.seeding import generator
 from .csv import read_csv
 from .dataframes import read_table
@@ -101,7 +101,7 @@ def prepare(
     Raises:
         DataError: the file or a value cannot be used, a channel is constant over the train rows, or a part has too few
             rows for one window; there is no such column.
-        InvalidArgument: a column is both known and a target, or none is left to forecast.
+        InvalidArgument: a column is both known and a target, none is left to forecast, or ``split`` is no ``Split``.
     """
     check_int("lookback", lookback, low=1)
     check_int("horizon", horizon, low=1)
@@ -110,6 +110,8 @@ def prepare(
         frame = fill_gaps(frame, impute)
     check_finite(frame)
     rows = len(frame)
+    if split is not None and not isinstance(split, Split):
+        raise InvalidArgument(f"split={split!r} must be a Split of row borders, such as Split.from_lengths(...).")
     split = split or standard_split(name or frame.name, rows)
     _check_room(split, rows, lookback, horizon, frame.name)
     scaler = _fit(frame, split)

@@ -11,7 +11,7 @@ from typing import Any
 from .._core.errors import OptionalDependencyError
 from .._core.optional import require
 from .plotting import plot_training_curve
-from .report import beside_scores
+from .report import beside_scores, figure
 
 _STEP, _RISE = 150, 39  # pixels between nodes, and between the tops of arcs
 
@@ -54,8 +54,10 @@ def result_page(
     )
 
 
-def _number(value: float | None, digits: int = 4) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
+def _number(value: float | None, digits: int | None = None) -> str:
+    if value is None:
+        return "–"
+    return figure(value) if digits is None else f"{value:.{digits}f}"
 
 
 def _spec(result: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -19,11 +19,16 @@ RIVAL_NAMES = {
 }
 
 
+def figure(value: float) -> str:
+    """Return a score with four decimals, or four digits where these would hide it or fill the line."""
+    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e6 or not math.isfinite(value) else f"{value:.4g}"
+
+
 def format_table(rows: Sequence[Sequence[Any]], headers: Sequence[str]) -> str:
     """Return an aligned table: text columns to the left, columns of numbers to the right.
 
     Args:
-        rows: cells; floats are shown with four decimals, None as ``-``.
+        rows: cells; floats are shown as ``figure`` does, None as ``-``.
         headers: one per column.
 
     Raises:
@@ -85,11 +90,12 @@ def verdict(results: Mapping[str, Any]) -> str:
         if mse < usable[best]:
             gain = 100 * (1 - mse / usable[best])
             sentences.append(
-                f"The {name} (MSE {mse:.4f}) beats the best baseline, {best} ({usable[best]:.4f}), by {gain:.1f} %."
+                f"The {name} (MSE {figure(mse)}) beats the best baseline, {best} ({figure(usable[best])}), "
+                f"by {gain:.1f} %."
             )
         else:
             sentences.append(
-                f"The {name} (MSE {mse:.4f}) does not beat the best baseline, {best} ({usable[best]:.4f})."
+                f"The {name} (MSE {figure(mse)}) does not beat the best baseline, {best} ({figure(usable[best])})."
             )
     found = min(mse for _, mse in judged)
     simple = {best: usable[best]}
@@ -106,8 +112,8 @@ def _unlikely_to_pay(found: float, simple: Mapping[str, float]) -> list[str]:
         return []
     closeness = f"within {100 * NOISE:.0f} % of" if found < simple[name] else "not behind"
     return [
-        f"Searching further is unlikely to pay: {name} (MSE {simple[name]:.4f}) is {closeness} the best that was found "
-        f"({found:.4f})."
+        f"Searching further is unlikely to pay: {name} (MSE {figure(simple[name])}) is {closeness} the best "
+        f"that was found ({figure(found)})."
     ]
 
 
@@ -135,7 +141,7 @@ def _against_rival(results: Mapping[str, Any]) -> list[str]:
     judged = "is within the noise of" if abs(gain) < 100 * NOISE else "beats" if gain > 0 else "loses to"
     return [
         f"With as many training steps ({rival['steps']['search']:,}) the search {judged} {name}: blend against blend, "
-        f"MSE {ours:.4f} to {theirs:.4f} ({-gain:+.1f} %)."
+        f"MSE {figure(ours)} to {figure(theirs)} ({-gain:+.1f} %)."
     ]
 
 
@@ -154,7 +160,7 @@ def _search_lines(number: int, result: Mapping[str, Any]) -> str:
     found = [f"{size:,} parameters"] * (size is not None) + [ops] * bool(ops)
     head = (
         f"search {number}: {config['num_candidates']} candidates, {config['top_k']} searched, {seconds:.1f} s: "
-        f"test MSE {result['final_results']['final_metrics']['mse']:.4f}"
+        f"test MSE {figure(result['final_results']['final_metrics']['mse'])}"
     )
     texts = [", ".join(found), *(result.get("verdict") or "").splitlines()]
     lines = [head, *(f"  {text}" for text in texts if text)]
@@ -175,9 +181,9 @@ def summarise_trainings(history: Sequence[Mapping[str, Any]]) -> str:
         kind, part = ("search", "validation") if info is None else ("final", "test")
         epochs = len(result["train_losses"])
         plural = "" if epochs == 1 else "s"
-        line = f"training {number} ({kind}): {epochs} epoch{plural}, best validation loss {best:.4f}"
+        line = f"training {number} ({kind}): {epochs} epoch{plural}, best validation loss {figure(best)}"
         metrics = result.get("final_metrics")
-        line += f", {part} MSE {metrics['mse']:.4f}" if metrics else ""
+        line += f", {part} MSE {figure(metrics['mse'])}" if metrics else ""
         lines.append(f"{line}, {result['training_time']:.1f} s")
     return "\n".join(lines)
 
@@ -231,4 +237,4 @@ def _is_number(value: Any) -> bool:
 def _cell(value: Any) -> str:
     if value is None:
         return _MISSING
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+    return figure(value) if isinstance(value, float) else str(value)

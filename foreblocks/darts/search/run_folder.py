@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -57,9 +58,10 @@ def writable_folder(argument: str, path: str | Path) -> Path:
     path = Path(path)
     try:
         path.mkdir(parents=True, exist_ok=True)
-        probe = path / ".writable"
-        probe.write_text("")
-        probe.unlink()
+        with tempfile.TemporaryFile(
+            dir=path
+        ):  # has no name where the system can do without, so an interrupt leaves none
+            pass
     except OSError as error:
         raise InvalidArgument(f"{argument}={str(path)!r} cannot be written: {error}.") from error
     return path

@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from .._core.errors import DataError, check_int
 from .._core.seeding import generator, seeded
 from .._core.types import Batch, WindowSource
 from ..data.sources import read_batch
+from ..data.windows import collate_windows
 from ..evaluation._batches import check_finite, unpack_batch
 from .nas_metrics import Config
 from .proxies import ProxyReport, base_weights, evaluate_proxies, proxy_names, resolve_proxies
@@ -85,7 +87,7 @@ def evaluate_zero_cost_metrics_raw(
 
     Args:
         model: maps ``[B, L, C]`` to ``[B, H, C]``.
-        dataloader: yields ``(x, y, ...)``.
+        dataloader: yields ``(x, y, ...)``; a map-style dataset is read in batches of ``max_samples``.
         device: where to compute; None means where ``model`` is.
         max_samples: windows used of each batch.
         num_batches: batches used.
@@ -144,7 +146,7 @@ def evaluate_zero_cost_metrics(
 
     Args:
         model: maps ``[B, L, C]`` to ``[B, H, C]``.
-        dataloader: yields ``(x, y, ...)``.
+        dataloader: yields ``(x, y, ...)``; a map-style dataset is read in batches of ``max_samples``.
         device: where to compute; None means where ``model`` is.
         max_samples: windows used of each batch.
         num_batches: batches used.
@@ -217,6 +219,10 @@ def _reports(
 def _batches(dataloader: Iterable[Any], max_samples: int, num_batches: int) -> Iterator[Batch]:
     check_int("max_samples", max_samples, low=1)
     check_int("num_batches", num_batches, low=1)
+    if isinstance(dataloader, Dataset):
+        dataloader = DataLoader(dataloader, max_samples, collate_fn=collate_windows)
+    if not isinstance(dataloader, Iterable):
+        raise DataError(f"dataloader={dataloader!r} must be a DataLoader, a Dataset or batches of (x, y).")
     iterator = iter(dataloader)
     for number in range(num_batches):
         batch = next(iterator, None)

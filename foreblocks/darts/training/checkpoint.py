@@ -102,7 +102,8 @@ def load_model_checkpoint(filepath: str, device: str = "cpu") -> dict[str, Any]:
     except OSError:
         raise
     except Exception as error:  # what torch raises depends on the bytes that it finds
-        raise DataError(f"{filepath} is no checkpoint that loads with weights_only=True: {error}") from error
+        # What torch says is long, and advises to load what may run code.
+        raise DataError(f"{filepath} is no checkpoint of plain tensors and data ({type(error).__name__}).") from error
     if not isinstance(content, dict) or "model_state_dict" not in content:
         raise DataError(f"{filepath} is no checkpoint: it has no 'model_state_dict'.")
     return content
