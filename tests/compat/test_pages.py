@@ -29,7 +29,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROO
 WITH_CODE = [page for page in PAGES if any(block.reason is None for block in python_blocks(page))]
 #: page → what its blocks write, beside the data that they make themselves
 WRITES = {
-    "README.md": {"best_darts_model.pth"},
+    "README.md": {"best_darts_model.pth", "model.pt2"},
     "quickstart.md": {"best_darts_model.pth"},
     "data.md": {"gappy.csv"},
     "studies.md": {"ablation_results"},

@@ -89,6 +89,15 @@ def test_a_run_folder_and_a_pickle_hold_it(fitted):
     np.testing.assert_array_equal(forecast_frame(SavedRun(model.run_dir), frame).values, model.predict().to_numpy())
 
 
+def test_it_exports_what_it_forecasts(fitted, tmp_path):
+    model, table = fitted
+    assert model.export(tmp_path / "m.pt2").inputs == {"x": ("batch", L, 2)}
+    found = torch.export.load(tmp_path / "m.pt2").module()(torch.from_numpy(table.to_numpy()[None, -L:].copy()))
+    np.testing.assert_allclose(found[0].numpy(), model.predict().to_numpy(), rtol=1e-5, atol=1e-5)
+    with pytest.raises(DataError, match="not fitted"):
+        DARTSForecaster().export(tmp_path / "n.pt2")
+
+
 def test_targets_and_covariates():
     rows = np.concatenate([values(), np.arange(ROWS)[:, None] % 24], axis=1)
     model = forecaster(targets=["1"], future_columns=["2"]).fit(rows)

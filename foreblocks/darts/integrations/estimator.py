@@ -18,6 +18,7 @@ from ..data import SeriesFrame, as_frame, empty_like, fill_gaps, prepare, write_
 from ..data.recipe import DataRecipe
 from ..search.saved_run import SavedRun, forecast_rows
 from ..trainer import DARTSTrainer
+from .export import Export, Kind, export_model
 
 
 class DARTSForecaster:
@@ -171,6 +172,17 @@ class DARTSForecaster:
         known = None if future is None else as_frame(future)
         found = forecast_rows(self.model_, self.recipe_, series, future=known)
         return found if like is None else write_like(like, found.dates, found.channels, found.values, found.offset)
+
+    def export(self, path: str | os.PathLike[str], *, kind: Kind | None = None) -> Export:
+        """Write the fitted model as one file that runs without this package, in the units of the data.
+
+        Arguments and errors as ``export_model``.
+
+        Raises:
+            DataError: not fitted.
+        """
+        self._check_fitted()
+        return export_model(self.model_, path, kind=kind, recipe=self.recipe_)
 
     @classmethod
     def from_run(cls, folder: str | os.PathLike[str], *, device: str = "auto") -> Self:
