@@ -312,7 +312,7 @@ def test_saving_writes_the_documented_files_there_and_only_there(
     run: tuple[DARTSTrainer, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("foreblocks.darts.evaluation._figures.DPI", 40)  # quick to write
+    monkeypatch.setattr("foreblocks.darts.evaluation.figures.DPI", 40)  # quick to write
     analyzer = analyze_darts_search(run[0], plot_dir="here/figures")
     names = {
         "encoder_decoder_analysis.png", "operation_analysis.png", "performance_analysis.png",

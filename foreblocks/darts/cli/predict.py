@@ -30,7 +30,7 @@ def _predict(a: argparse.Namespace) -> int:
     from ..data import check_table_path, write_table
     from ..data.csv import read_channels
     from ..data.tables import format_dates
-    from ..evaluation._figures import check_figure_path
+    from ..evaluation.figures import check_figure_path
     from ..search.saved_run import SavedRun, check_channels, forecast_frame
 
     check_one_source(a)

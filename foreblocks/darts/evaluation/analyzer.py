@@ -11,13 +11,13 @@ from typing import Any
 from .._core.errors import InvalidArgument, check_choice, check_int
 from .._core.logging import get_logger
 from .._core.optional import require
-from ._figures import finish_figure
 from .analysis import figures_results, figures_space
 from .analysis.correlations import METHODS, correlation_table
 from .analysis.insights import correlation_sentences, findings
 from .analysis.patterns import find_patterns
 from .analysis.records import load_records
 from .analysis.table import METRICS, analysis_rows, features, with_indicators
+from .figures import finish_figure
 
 logger = get_logger(__name__)
 Size = tuple[float, float]

@@ -22,7 +22,7 @@ from torch import nn
 from .._core.errors import DataError, InvalidArgument, check_int
 from .._core.types import WindowSource
 from ..data.batches import EVAL_BATCH
-from ._batches import check_forecast
+from .batches import check_forecast
 from .predict import iterate_forecasts
 
 _OPTIMALITY = 1e-12

@@ -10,7 +10,7 @@ import numpy as np
 
 from .._core.errors import DataError
 from .._core.optional import require
-from ._figures import INK, ORANGE, finish_figure, new_figure, tidy_axes, title_axes
+from .figures import INK, ORANGE, finish_figure, new_figure, tidy_axes, title_axes
 
 MAX_PANELS = 12
 _CHANNEL_HEIGHT = 1.5

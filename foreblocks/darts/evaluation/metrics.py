@@ -12,7 +12,7 @@ from torch import nn
 
 from .._core.errors import DataError
 from ..architecture.skeleton import forward_in_parts
-from ._batches import check_finite, check_forecast, dtype_of, eval_mode, unpack_batch
+from .batches import check_finite, check_forecast, dtype_of, eval_mode, unpack_batch
 
 METRICS = ("mse", "rmse", "mae", "mape", "r2_score")
 MAPE_EPSILON = 1e-8

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from .._core.errors import DataError, InvalidArgument, check_int
 from .._core.logging import get_logger
-from ._alpha_plot import plot_alpha_evolution
-from ._batches import dtype_of, eval_mode
-from ._figures import (
+from .alpha_plot import plot_alpha_evolution
+from .batches import dtype_of, eval_mode
+from .figures import (
     BLUE,
     GREEN,
     INK,

@@ -16,7 +16,7 @@ from .._core.types import WindowSource
 from ..architecture.skeleton import forward_in_parts
 from ..data.batches import EVAL_BATCH, iter_batches
 from ..data.sources import read_batch
-from ._batches import check_forecast, eval_mode
+from .batches import check_forecast, eval_mode
 from .metrics import MetricAccumulator
 
 _logger = get_logger(__name__)

@@ -18,7 +18,7 @@ from .._core.seeding import generator, seeded
 from .._core.types import Batch, WindowSource
 from ..data.sources import read_batch
 from ..data.windows import collate_windows
-from ..evaluation._batches import check_finite, unpack_batch
+from ..evaluation.batches import check_finite, unpack_batch
 from .nas_metrics import Config
 from .proxies import ProxyReport, base_weights, evaluate_proxies, proxy_names, resolve_proxies
 from .scoring import score_from_metrics

@@ -23,7 +23,7 @@ from .._core.types import Batch
 from ..architecture.derive import searched_mixture
 from ..architecture.mixed_op import edge_logits
 from ..architecture.network import TimeSeriesDARTS
-from ..evaluation._batches import eval_mode
+from ..evaluation.batches import eval_mode
 from .loop import LossFunction
 
 logger = get_logger(__name__)

@@ -23,7 +23,7 @@ from ..architecture.network import TimeSeriesDARTS
 from ..config import DARTSTrainConfig
 from ..data.batches import EVAL_BATCH
 from ..data.sources import iter_batches, read_batch
-from ..evaluation._alpha_plot import SNAPSHOT_EVERY
+from ..evaluation.alpha_plot import SNAPSHOT_EVERY
 from ..evaluation.losses import get_loss_function
 from .bilevel import BilevelStepper, SearchPlan, SearchState, check_searched, new_state
 from .collapse import CLOSEST, LOOKS, WINDOWS, CollapseWatch, collapse_report, record_epoch

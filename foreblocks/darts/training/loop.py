@@ -17,7 +17,7 @@ from .._core.types import WindowSource
 from ..architecture.skeleton import forward_in_parts
 from ..data.batches import EVAL_BATCH
 from ..data.sources import iter_batches, read_batch
-from ..evaluation._batches import eval_mode
+from ..evaluation.batches import eval_mode
 
 CPU = torch.device("cpu")
 LossFunction = Callable[[Tensor, Tensor], Tensor]

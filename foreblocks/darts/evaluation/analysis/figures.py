@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .._figures import BLUE, GRID, INK, MUTED, ORANGE, tidy_axes, title_axes
+from ..figures import BLUE, GRID, INK, MUTED, ORANGE, tidy_axes, title_axes
 from .table import label
 
 Row = Mapping[str, Any]

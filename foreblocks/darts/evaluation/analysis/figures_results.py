@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .._figures import BLUE, GRID, INK, MUTED, ORANGE, new_figure, title_axes
+from ..figures import BLUE, GRID, INK, MUTED, ORANGE, new_figure, title_axes
 from .correlations import correlation, correlation_table
 from .figures import (
     FAMILY_COLOURS,

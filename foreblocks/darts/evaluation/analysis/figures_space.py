@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from .._figures import INK, MUTED, new_figure, title_axes
+from ..figures import INK, MUTED, new_figure, title_axes
 from .figures import (
     FAMILY_COLOURS,
     MARKS,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from .._core.errors import InvalidArgument
-from ._figures import INK, MUTED, finish_figure, new_figure, palette, tidy_axes, title_axes
+from .figures import INK, MUTED, finish_figure, new_figure, palette, tidy_axes, title_axes
 
 SNAPSHOT_EVERY = 5  # epochs between two snapshots of a search's alphas
 _PANELS_A_ROW = 4
