@@ -139,11 +139,24 @@ def test_onnx_has_names_units_and_metadata(tmp_path):
     file = onnx.load(tmp_path / "m.onnx")
     assert [each.name for each in file.graph.input] == ["x"]
     assert [each.name for each in file.graph.output] == ["forecast"]
+    sizes = [[d.dim_param or d.dim_value for d in each.type.tensor_type.shape.dim] for each in file.graph.input]
+    assert sizes == [["batch", L, C]]
     assert json.loads({p.key: p.value for p in file.metadata_props}[METADATA])["channels"] == list(made.channels)
     x = inputs(9, torch.float64, made.scaler)
     wanted = made.scaler.inverse(model(made.scaler.transform(x).float()).double())
     found = run_onnx(tmp_path / "m.onnx", x)
     torch.testing.assert_close(made.scaler.transform(found), made.scaler.transform(wanted), rtol=1e-5, atol=1e-5)
+
+
+def test_onnx_takes_covariates(tmp_path):
+    pytest.importorskip("onnxscript")
+    model = BlendedForecaster({"ridge": linear(), "network": network("TimeConv", future_dim=F)})
+    export_model(model, tmp_path / "m.onnx")
+    known = torch.randn(5, H, F)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            run_onnx(tmp_path / "m.onnx", inputs(5), known), model(inputs(5), known), rtol=1e-4, atol=1e-5
+        )
 
 
 @pytest.mark.slow

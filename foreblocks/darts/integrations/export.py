@@ -40,7 +40,7 @@ METADATA = "foreblocks_darts.json"
 # In deviations of the data. Float32 in another order differs by 1e-6; a wrong graph by far more than this.
 TOLERANCE = 1e-4
 _BATCHES = (1, 5)  # other than the 3 that is traced
-_TRACED = 3
+_TRACED = 3  # 1 would be taken for a constant
 
 
 class ExportError(DartsError, RuntimeError):
@@ -260,11 +260,14 @@ def _metadata(call: _Standalone, recipe: DataRecipe | None) -> str:
 
 
 def _traced(call: _Standalone) -> torch.export.ExportedProgram:
-    # A batch of 1 would be taken for a constant.
-    example = call.example(_TRACED)
-    batch = torch.export.Dim("batch")
     with torch.no_grad():
-        return torch.export.export(call, example, dynamic_shapes=tuple({0: batch} for _ in example))
+        return torch.export.export(call, call.example(_TRACED), dynamic_shapes=_shapes(call))
+
+
+def _shapes(call: _Standalone) -> tuple[dict[int, torch.export.Dim], ...]:
+    """Say that the first size of each input is free: the same one for all."""
+    batch = torch.export.Dim("batch")
+    return tuple({0: batch} for _ in call.inputs)
 
 
 def _write_pt2(call: _Standalone, path: Path, metadata: str) -> None:
@@ -278,8 +281,9 @@ def _write_aoti(call: _Standalone, path: Path, metadata: str) -> None:
 
 def _write_onnx(call: _Standalone, path: Path, metadata: str) -> None:
     program = torch.onnx.export(
-        _traced(call), dynamo=True, input_names=list(call.inputs), output_names=["forecast"], verbose=False
-    )
+        call, call.example(_TRACED), dynamic_shapes=_shapes(call), dynamo=True, verbose=False,
+        input_names=list(call.inputs), output_names=["forecast"],
+    )  # fmt: skip
     assert program is not None, "dynamo=True returns a program"
     program.model.metadata_props[METADATA] = metadata
     program.save(str(path), external_data=False)
