@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TypeAlias
 
@@ -55,7 +55,7 @@ def register_loss(name: str, fn: Loss) -> None:
 
     Args:
         name: how ``get_loss_function`` and the configurations call it.
-        fn: ``(pred [B, H, C], target [B, H, C]) -> scalar``; a module-level function if worker processes need it.
+        fn: ``(pred [B, H, C], target [B, H, C]) -> scalar``; worker processes get it by value.
 
     Raises:
         InvalidArgument: the name of a built-in loss, an empty name, or ``fn`` cannot be called.
@@ -65,6 +65,18 @@ def register_loss(name: str, fn: Loss) -> None:
     if not callable(fn):
         raise InvalidArgument(f"fn={fn!r} must be callable as fn(pred, target).")
     _LOSSES[name] = fn
+
+
+def own_losses() -> dict[str, Loss]:
+    """Return the losses that were registered, by name."""
+    return {name: fn for name, fn in _LOSSES.items() if name not in _BUILT_IN}
+
+
+def set_own_losses(losses: Mapping[str, Loss]) -> None:
+    """Know the built-in losses and these, which ``own_losses`` returned in another process."""
+    for name in own_losses():
+        del _LOSSES[name]
+    _LOSSES.update(losses)
 
 
 def loss_names() -> list[str]:

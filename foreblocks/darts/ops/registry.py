@@ -92,6 +92,18 @@ def op_names() -> list[str]:
     return list(_REGISTRY)
 
 
+def own_ops() -> list[OpInfo]:
+    """Return the entries of the ops that are no part of this package."""
+    return [info for info in _REGISTRY.values() if not f"{info.cls.__module__}.".startswith(f"{__package__}.")]
+
+
+def set_own_ops(infos: Sequence[OpInfo]) -> None:
+    """Know the ops of the package and these, which ``own_ops`` returned in another process."""
+    for info in own_ops():
+        del _REGISTRY[info.name]
+    _REGISTRY.update({info.name: info for info in infos})
+
+
 def op_families(names: Sequence[str] | None = None) -> dict[str, list[str]]:
     """Return family → op names, for all ops or for those in ``names``."""
     families: dict[str, list[str]] = {}

@@ -20,6 +20,7 @@ from .._core.device import torch_threads
 from .._core.errors import DataError, check_int
 from .._core.logging import get_logger
 from .._core.memory import keep_freed_memory
+from .registered import Registered
 
 logger = get_logger(__name__)
 
@@ -102,7 +103,8 @@ class ProcessExecutor:
         # With one job joblib runs the tasks in this process, where one that dies ends the search; of two workers that
         # get one task at a time only one is busy.
         pool = joblib.Parallel(n_jobs=max(2, workers), return_as="generator", batch_size=1, pre_dispatch=dispatched)
-        jobs = (joblib.delayed(_in_worker)(task, payloads[position]) for position in positions)
+        registered = Registered.here()
+        jobs = (joblib.delayed(_in_worker)(task, payloads[position], registered) for position in positions)
         stream = pool(jobs)
         try:
             for position, result in zip(positions, stream, strict=True):
@@ -138,10 +140,11 @@ def guarded(task: Callable[[Any], Any], payload: Any) -> Any:
         return Failure(f"{type(error).__name__}: {error}", traceback.format_exc())
 
 
-def _in_worker(task: Callable[[Any], Any], payload: Any) -> Any:
+def _in_worker(task: Callable[[Any], Any], payload: Any, registered: Registered) -> Any:
     # A terminal sends Ctrl-C to the workers, too; it is the parent that ends them, in order.
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     keep_freed_memory()
+    registered.enter()
     with torch_threads(1):
         return guarded(task, payload)

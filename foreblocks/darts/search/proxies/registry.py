@@ -87,6 +87,18 @@ def get_proxy(name: str) -> ProxyInfo:
         raise InvalidArgument(f"unknown proxy {name!r}; known: {proxy_names()}.{nearest(name, _REGISTRY)}") from None
 
 
+def own_proxies() -> list[ProxyInfo]:
+    """Return the entries of the proxies that are no part of this package."""
+    return [info for info in _REGISTRY.values() if not f"{info.cls.__module__}.".startswith(f"{__package__}.")]
+
+
+def set_own_proxies(infos: Iterable[ProxyInfo]) -> None:
+    """Know the proxies of the package and these, which ``own_proxies`` returned in another process."""
+    for info in own_proxies():
+        del _REGISTRY[info.name]
+    _REGISTRY.update({info.name: info for info in infos})
+
+
 def proxy_names(*, contract: bool | None = None, default: bool | None = None) -> list[str]:
     """Return the registered names: all, or those whose ``contract`` and ``default`` are as given."""
     return [
