@@ -118,17 +118,21 @@ def read_all(descriptor: int) -> str:
         parts.append(part)
 
 
-@pytest.mark.parametrize("workers", [1, 2])
-def test_ctrl_c_keeps_what_is_finished(data: Path, tmp_path: Path, workers: int) -> None:
+@pytest.mark.parametrize(("workers", "number"), [(1, signal.SIGINT), (2, signal.SIGINT), (2, signal.SIGTERM)])
+def test_an_interrupt_keeps_what_is_finished(data: Path, tmp_path: Path, workers: int, number: signal.Signals) -> None:
     run = tmp_path / "run"
     process = subprocess.Popen(
         command(data, run, "--candidates", "40", "--workers", str(workers)),
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
     )  # fmt: skip
     wait_for(run / "events.jsonl", "candidate_scored", process)
-    os.killpg(process.pid, signal.SIGINT)  # what a terminal sends: to the workers, too
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)  # what a terminal sends: to the workers, too
+    else:
+        process.send_signal(number)
     _, error = process.communicate(timeout=60)
-    assert process.returncode == 130
+    assert process.returncode == 128 + number
+    wait_for_nobody(process.pid)
     assert "Traceback" not in error
     assert error.splitlines()[-1] == "interrupted; 'foreblocks-darts resume' goes on with what is in the run folder."
     assert 0 < len(json.loads((run / "candidates.json").read_text())) < 40
@@ -144,6 +148,18 @@ def test_a_lost_ctrl_c_is_raised_at_the_next_sign_of_work() -> None:
             interrupts.on_event(Event.CANDIDATE_SCORED, {})
         interrupts.on_event(Event.CANDIDATE_SCORED, {})
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def wait_for_nobody(group: int) -> None:
+    """Wait until no process of the group is left: no worker stays behind."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    raise AssertionError("worker processes stayed behind")
 
 
 def wait_for(path: Path, text: str, process: subprocess.Popen) -> None:

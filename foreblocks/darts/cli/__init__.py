@@ -6,6 +6,7 @@ import argparse
 import io
 import logging
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -29,7 +30,7 @@ _USUAL = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; return 0, 2 for bad input, 130 after an interrupt."""
+    """Run a command; return 0, 2 for bad input, 130 after an interrupt, 143 after SIGTERM."""
     arguments = _parser().parse_args(argv)
     if isinstance(sys.stdout, io.TextIOWrapper):  # a name that the terminal or a redirection cannot write is escaped
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -42,9 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (DartsError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("interrupted; 'foreblocks-darts resume' goes on with what is in the run folder.", file=sys.stderr)
-        return 130
+        return 128 + int(stop.args[0] if stop.args else signal.SIGINT)
 
 
 def _parser() -> argparse.ArgumentParser:
