@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,13 @@ def test_a_search_and_its_forecast_are_the_same(ambient: Any, tmp_path: Path) ->
         before = _state()
         assert np.array_equal(run(tmp_path / "other"), expected)
         assert _state() == before
+
+
+def test_threads_do_not_draw_each_others_random_numbers() -> None:
+    expected, before = _phases(_trainer()), torch.get_rng_state()
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(_phases, [_trainer() for _ in range(3)])) == [expected] * 3
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_the_state_is_given_back_after_an_error() -> None:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+
+# torch has one default generator for all threads.
+_SEEDED = threading.RLock()
 
 
 def derive_seed(*parts: object) -> int:
@@ -22,11 +26,14 @@ def generator(*parts: object) -> torch.Generator:
 
 @contextmanager
 def seeded(*parts: object) -> Iterator[None]:
-    """Run a block under its own torch seed and give the caller's random state back afterwards."""
+    """Run a block under its own torch seed and give the caller's random state back afterwards.
+
+    Blocks of several threads run one after the other, or they would draw each other's numbers.
+    """
     # All of them, since the seed goes to all of them.
     devices = (
         list(range(torch.cuda.device_count())) if torch.cuda.is_available() and torch.cuda.is_initialized() else []
     )
-    with torch.random.fork_rng(devices=devices):
+    with _SEEDED, torch.random.fork_rng(devices=devices):
         torch.manual_seed(derive_seed(*parts))
         yield
