@@ -138,6 +138,18 @@ def test_an_interrupt_keeps_what_is_finished(data: Path, tmp_path: Path, workers
     assert 0 < len(json.loads((run / "candidates.json").read_text())) < 40
 
 
+def test_a_killed_search_leaves_no_worker_behind(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    process = subprocess.Popen(
+        command(data, run, "--candidates", "40", "--workers", "2"),
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    wait_for(run / "events.jsonl", "candidate_scored", process)
+    process.kill()
+    process.wait(timeout=60)
+    wait_for_nobody(process.pid)
+
+
 def test_a_lost_ctrl_c_is_raised_at_the_next_sign_of_work() -> None:
     before = signal.getsignal(signal.SIGINT)  # ignored in a job of the background
     with Interrupts() as interrupts:

@@ -10,10 +10,12 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 import traceback
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, Protocol
 
 from .._core.device import torch_threads
@@ -140,11 +142,24 @@ def guarded(task: Callable[[Any], Any], payload: Any) -> Any:
         return Failure(f"{type(error).__name__}: {error}", traceback.format_exc())
 
 
+@cache
+def _end_with_parent() -> None:
+    """End this process soon after the one that runs the search was killed; loky's workers would wait for it."""
+    threading.Thread(target=_await_orphanhood, args=(os.getppid(),), daemon=True).start()
+
+
+def _await_orphanhood(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
 def _in_worker(task: Callable[[Any], Any], payload: Any, registered: Registered) -> Any:
     # A terminal sends Ctrl-C to the workers, too; it is the parent that ends them, in order.
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)
     keep_freed_memory()
+    _end_with_parent()
     registered.enter()
     with torch_threads(1):
         return guarded(task, payload)
