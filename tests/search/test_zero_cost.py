@@ -7,7 +7,11 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from foreblocks.darts import DARTSTrainer
 from foreblocks.darts._core.errors import DataError, InvalidArgument
+from foreblocks.darts.architecture.spec import Macro
+from foreblocks.darts.data.windows import WindowDataset
+from foreblocks.darts.search import settings
 from foreblocks.darts.search.nas_metrics import Config, Result
 from foreblocks.darts.search.proxies import base_weights, evaluate_proxies, proxy_names
 from foreblocks.darts.search.scoring import score_from_metrics
@@ -239,3 +243,28 @@ def test_config_and_result():
     assert Config().weights == base_weights()
     assert Config().jacobian_probes == 2
     assert Result("snip", None, success=False, error="why").value is None
+
+
+def test_wide_candidates_are_screened_on_fewer_windows(caplog):
+    """The passes of a dense network over 64 windows of 321 channels took 12 GB; all candidates get the same number."""
+    narrow, wide = Macro(7, 96, 24, hidden_dim=32), Macro(321, 96, 24, hidden_dim=32, channel_mode="independent")
+    assert settings.screening_count(32, 1, [narrow]) == 64
+    assert settings.screening_count(100, 2, [narrow]) == 200
+    assert settings.screening_count(64, 1, []) == 64
+    with caplog.at_level("INFO", logger="foreblocks"):
+        assert settings.screening_count(32, 1, [narrow, wide]) == settings.FEWEST_SCREENING_WINDOWS == 8
+    assert "screening on 8 windows instead of 64" in caplog.text
+    tokens = Macro(321, 96, 24, hidden_dim=32, patch_len=16, channel_mode="independent")
+    found = settings.screening_count(32, 1, [tokens])
+    assert 8 < found < 64
+    assert found * tokens.tokens_per_window * 32 <= settings.SCREENING_VALUES
+
+
+def test_a_search_says_on_how_many_windows_it_screened(monkeypatch):
+    values = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
+    parts = [WindowDataset(values, 12, 2, first=a, last=b) for a, b in ((0, 120), (108, 160), (148, 200))]
+    monkeypatch.setattr(settings, "SCREENING_VALUES", 1)
+    found = DARTSTrainer(2, [8], 2, 12, "cpu", ["Identity", "TimeConv"]).multi_fidelity_search(
+        *parts, num_candidates=2, top_k=1, trial_steps=0, search_epochs=1, final_epochs=1, max_train_batches=1
+    )
+    assert found["search_config"]["screening_windows"] == settings.FEWEST_SCREENING_WINDOWS

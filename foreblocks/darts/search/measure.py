@@ -49,7 +49,8 @@ def measure_candidates(
         Records with ``success``, ``raw_metrics`` {name: value}, ``success_rates`` {name: 0.0 or 1.0}, ``errors``
         {name: reason; "_global" if the whole candidate failed}, ``base_weights``, and the keys of the candidate.
     """
-    windows = screening_windows(source, screening_count(max_samples, num_batches), seed)
+    count = screening_count(max_samples, num_batches, (c.macro for c in candidates))
+    windows = screening_windows(source, count, seed)
     pairs = list(zip(candidates, seeds, strict=True))
     unique = list(dict.fromkeys(pairs))
     tasks = [ScoreTask(c, weight_seed, windows, "mse", torch.device(device)) for c, weight_seed in unique]

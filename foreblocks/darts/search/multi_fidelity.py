@@ -30,7 +30,7 @@ from .rivals.beside import search_rival
 from .run_folder import EventFile, RunFolder
 from .run_page import write_page
 from .scoring import candidate_diversity_bonus, order_by_rank, rescore_candidates_poolwise
-from .settings import SearchSettings, candidate_seed
+from .settings import SearchSettings, candidate_seed, screening_count
 from .statistics import SearchStatistics
 from .store import SearchStore, StoredExecutor, refuse_existing
 from .task_key import TaskKey
@@ -166,7 +166,8 @@ def score_tasks(train: WindowSource, settings: SearchSettings) -> list[ScoreTask
     """Return the task of each candidate of phase 1, all on the same windows."""
     seed = settings.limits.seed
     candidates = make_candidates(settings.space, seed, settings.search.num_candidates)
-    windows = screening_windows(train, settings.screening_windows, seed)
+    count = screening_count(settings.search.max_samples, settings.num_batches, (c.macro for c in candidates))
+    windows = screening_windows(train, count, seed)
     return [
         ScoreTask(c, candidate_seed(seed, i), windows, "mse", settings.limits.device, TaskKey("score", i))
         for i, c in enumerate(candidates)

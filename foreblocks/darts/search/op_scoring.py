@@ -19,7 +19,7 @@ from ..architecture.mixed_op import MixedOp
 from ..architecture.network import TimeSeriesDARTS
 from ..config import DARTSTrainConfig
 from .proxies import evaluate_proxies, get_proxy
-from .settings import MIN_SCREENING_WINDOWS
+from .settings import MIN_SCREENING_WINDOWS, screening_count
 from .zero_cost import screening_windows
 
 logger = get_logger(__name__)
@@ -84,7 +84,8 @@ def start_alphas(model: nn.Module, train: WindowSource, config: DARTSTrainConfig
     """
     if config.alpha_init == "noise":
         return
-    windows = screening_windows(train, MIN_SCREENING_WINDOWS, seed).to(next(model.parameters()).device)
+    count = screening_count(MIN_SCREENING_WINDOWS, 1, [_searched(model).macro])
+    windows = screening_windows(train, count, seed).to(next(model.parameters()).device)
     scores = score_operations(model, windows.x, windows.y, x_future=windows.x_future)
     for name, edge in _edges(_searched(model)).items():
         assert edge.op_logits is not None, "these edges have a choice"

@@ -42,7 +42,7 @@ def assemble(progress: Progress, settings: SearchSettings) -> dict[str, Any]:
         "final_results": final_results(finished),
         "final_config": found.get_config(),
         "final_discrete_architecture": found.derive_discrete_architecture(settings.search.discrete_arch_threshold),
-        "search_config": search_config(settings, len(progress.promoted)),
+        "search_config": search_config(settings, progress),
         "trained_non_derived_candidates": mixed,
         "final_reset_modules": _reset_modules(finished, settings),
         "arch_spec": best.final_spec,
@@ -87,14 +87,14 @@ def compare(finished: Finished, beside: Beside, settings: SearchSettings) -> dic
     return {**scores, "verdict": verdict(scores)}
 
 
-def search_config(settings: SearchSettings, top_k: int) -> dict[str, Any]:
+def search_config(settings: SearchSettings, progress: Progress) -> dict[str, Any]:
     """Return the documented ``search_config``."""
     s = settings.search
     return {
         "num_candidates": s.num_candidates,
         "search_epochs": s.search_epochs,
         "final_epochs": s.final_epochs,
-        "top_k": top_k,
+        "top_k": len(progress.promoted),
         "max_samples": s.max_samples,
         "max_workers": s.max_workers,
         "retrain_final_from_scratch": s.retrain_final_from_scratch,
@@ -107,7 +107,7 @@ def search_config(settings: SearchSettings, top_k: int) -> dict[str, Any]:
         "seed": settings.limits.seed,
         "batch_size": settings.limits.batch_size,
         "max_train_batches": settings.limits.max_train_batches,
-        "screening_windows": settings.screening_windows,
+        "screening_windows": max(record["metrics"]["config"].max_samples for record in progress.records),
         "rank_method": settings.rank_method,
     }
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from .._core.errors import InvalidArgument, check_choice, check_flag, check_int
+from .._core.logging import get_logger
 from .._core.seeding import derive_seed
+from ..architecture.spec import Macro
 from ..config import SEARCH_BASELINES, DARTSTrainConfig, FinalTrainConfig, MultiFidelitySearchConfig
 from ..evaluation.losses import get_loss_function
 from ..training.events import Callback
@@ -18,6 +20,10 @@ from .candidates import SearchSpace
 from .scoring import RANK_METHOD, RANK_METHODS
 
 MIN_SCREENING_WINDOWS = 64
+# Features of all tokens in a screening pass, which keeps some 400 arrays of that size: about 3 GB.
+SCREENING_VALUES = 2**21
+FEWEST_SCREENING_WINDOWS = 8
+logger = get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -93,18 +99,23 @@ class SearchSettings:
         if self.resume and self.run_dir is None:
             raise InvalidArgument("resume=True needs run_dir, the folder of the search to go on with.")
 
-    @property
-    def screening_windows(self) -> int:
-        """Windows that a candidate is scored on: at least ``MIN_SCREENING_WINDOWS``, as fewer rank at random."""
-        return screening_count(self.search.max_samples, self.num_batches)
 
+def screening_count(max_samples: int, num_batches: int, macros: Iterable[Macro]) -> int:
+    """Return how many windows score each of some candidates when ``num_batches`` of ``max_samples`` are asked for.
 
-def screening_count(max_samples: int, num_batches: int) -> int:
-    """Return how many windows score a candidate when ``num_batches`` of ``max_samples`` are asked for."""
-    return max(
-        MIN_SCREENING_WINDOWS,
-        check_int("max_samples", max_samples, low=1) * check_int("num_batches", num_batches, low=1),
-    )
+    At least ``MIN_SCREENING_WINDOWS``, as fewer rank at random; but not more than fit into memory for the widest of the
+    candidates, which is logged. All get the same number, since scores on different ones cannot be compared. Where
+    hundreds of channels are series of their own, few windows have many series.
+    """
+    wanted = check_int("max_samples", max_samples, low=1) * check_int("num_batches", num_batches, low=1)
+    wanted = max(MIN_SCREENING_WINDOWS, wanted)
+    widest = max((macro.tokens_per_window * macro.hidden_dim for macro in macros), default=1)
+    affordable = max(FEWEST_SCREENING_WINDOWS, SCREENING_VALUES // widest)
+    if affordable < wanted:
+        logger.info(
+            "screening on %d windows instead of %d, to bound the memory of wide candidates.", affordable, wanted
+        )
+    return min(wanted, affordable)
 
 
 def candidate_seed(seed: int, index: int) -> int:
