@@ -67,8 +67,8 @@ class BlendedForecaster(nn.Module):
     def without_idle_parts(self) -> BlendedForecaster:
         """Return the blend of the parts whose weight is not 0, which it shares: the same forecasts for less work."""
         busy = {name: weight for name, weight in self.weight_of().items() if weight > 0}
-        made = BlendedForecaster({name: self.parts[name] for name in busy}).to(self.weights)
-        made.weights.copy_(self.weights[self.weights > 0])
+        made = BlendedForecaster({name: self.parts[name] for name in busy})
+        made.weights = self.weights[self.weights > 0]
         return made.train(self.training)
 
     def forward(self, x: torch.Tensor, x_future: torch.Tensor | None = None) -> torch.Tensor:

@@ -106,8 +106,6 @@ def prepare(
     check_int("lookback", lookback, low=1)
     check_int("horizon", horizon, low=1)
     frame = as_frame(data, impute=impute)
-    if impute is not None:
-        frame = fill_gaps(frame, impute)
     check_finite(frame)
     rows = len(frame)
     if split is not None and not isinstance(split, Split):
@@ -132,10 +130,11 @@ def prepare(
 
 
 def as_frame(data: Any, *, impute: str | None = None) -> SeriesFrame:
-    """Return what ``prepare`` takes as a series; ``impute`` lets a CSV have gaps."""
-    if isinstance(data, SeriesFrame):
-        return data
-    return read_csv(data, impute=impute) if isinstance(data, str | Path) else read_table(data)
+    """Return what ``prepare`` takes as a series, its gaps filled as ``impute`` says; None leaves those of a table."""
+    if isinstance(data, str | Path):
+        return read_csv(data, impute=impute)
+    frame = data if isinstance(data, SeriesFrame) else read_table(data)
+    return frame if impute is None else fill_gaps(frame, impute)
 
 
 def _check_room(split: Split, rows: int, lookback: int, horizon: int, name: str) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 from .._core.device import resolve_device
 from .._core.errors import DataError, InvalidArgument, nearest
 from ..config import EVERYDAY_SEARCH
-from ..data import SeriesFrame, as_frame, empty_like, fill_gaps, prepare, write_like
+from ..data import SeriesFrame, as_frame, empty_like, prepare, write_like
 from ..data.recipe import DataRecipe
 from ..search.saved_run import SavedRun, forecast_rows
 from ..trainer import DARTSTrainer
@@ -126,8 +126,8 @@ class DARTSForecaster:
         if y is not None:
             raise InvalidArgument("y is given, but what is forecast is a part of X (targets=...).")
         prepared = prepare(
-            as_frame(X, impute=self.impute), lookback=self.lookback, horizon=self.horizon, impute=self.impute,
-            targets=self.targets, future_columns=self.future_columns,
+            X, lookback=self.lookback, horizon=self.horizon, impute=self.impute, targets=self.targets,
+            future_columns=self.future_columns,
         )  # fmt: skip
         trainer = DARTSTrainer(
             len(prepared.channels),
@@ -166,8 +166,6 @@ class DARTSForecaster:
         series = self._series if X is None else as_frame(X, impute=self.impute)
         if series is None:
             raise DataError("a forecaster that was read from a run does not have its series: predict(X) needs it.")
-        if X is not None and self.impute is not None:
-            series = fill_gaps(series, self.impute)
         like = self._like if X is None else None if _is_plain(X) else X
         known = None if future is None else as_frame(future)
         found = forecast_rows(self.model_, self.recipe_, series, future=known)
