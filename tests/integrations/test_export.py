@@ -169,6 +169,20 @@ def test_a_compiled_library_forecasts_the_same(tmp_path):
     assert written.kind == "aoti"
 
 
+def test_what_the_caller_has_set_changes_nothing(tmp_path):
+    model = network("TCN", "Fourier")
+    plain = export_model(model, tmp_path / "plain.pt2", recipe=recipe())
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.inference_mode(), torch.device("meta"):
+            written = export_model(model, tmp_path / "m.pt2", recipe=recipe())
+        assert torch.get_default_dtype() == torch.float64
+    finally:
+        torch.set_default_dtype(before)
+    assert (written.inputs, written.dtype, written.difference) == (plain.inputs, plain.dtype, plain.difference)
+
+
 def test_idle_parts_are_left_out(tmp_path):
     idle, used = network("TCN", "TimesNet", "GRN", "TCN"), linear()
     model = BlendedForecaster({"ridge": used, "network": idle}, (1.0, 0.0))

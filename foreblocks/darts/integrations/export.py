@@ -22,6 +22,7 @@ from typing import Any, Literal, NamedTuple, cast, final, get_args
 import torch
 from torch import Tensor, nn
 
+from .._core.ambient import usual_torch
 from .._core.errors import DartsError, InvalidArgument, check_choice
 from .._core.optional import require
 from ..architecture.blend import BlendedForecaster
@@ -72,6 +73,7 @@ class Export:
     seconds: float
 
 
+@usual_torch()
 def export_model(
     model: nn.Module, path: str | os.PathLike[str], *, kind: Kind | None = None, recipe: DataRecipe | None = None
 ) -> Export:

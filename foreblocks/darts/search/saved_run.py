@@ -147,6 +147,7 @@ def forecast_frame(
     return forecast_rows(run.load_model(device), recipe, frame, future=future)
 
 
+@usual_torch()
 def forecast_rows(
     model: nn.Module, recipe: DataRecipe, frame: SeriesFrame, *, future: SeriesFrame | None = None
 ) -> Forecast:
